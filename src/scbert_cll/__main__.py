@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -143,7 +143,7 @@ def _files_first(words: Sequence[str]) -> list[str]:
     return [*others[:1], *files, *others[1:]]
 
 
-def _call(command: Callable[..., None], options: dict[str, Any]) -> None:
+def _call(command: Callable[..., None], options: Mapping[str, Any]) -> None:
     """Call a command; a group of options is made of those with the names of its fields."""
     given = {}
     for name, parameter in inspect.signature(command, eval_str=True).parameters.items():

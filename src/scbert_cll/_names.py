@@ -98,7 +98,7 @@ def own_index(keys: Iterable[Any], uns: Mapping[str, Any] | None = None) -> pd.I
     return pd.Index([own(str(key), uns) for key in keys], dtype=object)
 
 
-def own_keys(values: Mapping[str, Any], uns: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def own_keys[T](values: Mapping[str, T], uns: Mapping[str, Any] | None = None) -> dict[str, T]:
     """Values by the users' names."""
     return {own(str(key), uns): value for key, value in values.items()}
 

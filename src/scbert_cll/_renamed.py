@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 _PACKAGE: Final = f"{Path(__file__).parent}/"
 
@@ -23,7 +23,7 @@ def renamed_arguments[**P, R](**new: str) -> Callable[[Callable[P, R]], Callable
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @wraps(function)
         def renamed(*args: P.args, **kwargs: P.kwargs) -> R:
-            given: dict[str, Any] = kwargs
+            given: dict[str, object] = kwargs
             for old in [name for name in given if name in new]:
                 if new[old] in given:
                     raise TypeError(f"{old}= is the former name of {new[old]}=; give one of them.")

@@ -209,7 +209,8 @@ def write_csv(
         "versions": versions("pandas", "numpy"),
         _COLUMNS: kinds,
     }
-    origin = _plain(head | facts | {_SUM: hashlib.sha256(content.encode()).hexdigest()})
+    checksum = hashlib.sha256(content.encode()).hexdigest()
+    origin = _plain({**head, **facts, _SUM: checksum})
     text = json.dumps(origin, indent=1, ensure_ascii=False) + "\n"
     files = {
         path: as_text(content, lambda aside: same(_read(aside, kinds), table)),
@@ -288,7 +289,7 @@ def read_gmt(path: str | PathLike[str]) -> dict[str, list[str]]:
     return gene_sets.read_gmt(Path(path))
 
 
-def _parts(signature: AnnData | pd.DataFrame, key: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+def _parts(signature: AnnData | pd.DataFrame, key: str) -> tuple[pd.DataFrame, Mapping[str, Any]]:
     """The table, and the plain values that go with it."""
     if not isinstance(signature, AnnData):
         check_table(signature)

@@ -27,7 +27,7 @@ from scbert_cll.estimators._base import CellEstimator, Examples, MatrixEstimator
 from scbert_cll.estimators._inner import EarlyStopped, GridSearched, balanced_logistic
 
 # scikit-learn 1.8 chooses the penalty by l1_ratio, and deprecates its former name
-_L1: Final[dict[str, Any]] = (
+_L1: Final[dict[str, str | float]] = (
     {"penalty": "l1"} if LogisticRegression().penalty == "l2" else {"l1_ratio": 1.0}
 )
 _CLIP: Final = 10.0

@@ -89,7 +89,7 @@ class Tuned(MetaEstimator):
         choice(self.metric, METRICS, "metric")
         number_in(self.n_trials, "n_trials", 1, np.inf, whole=True)
         labelled = examples(adata, y, groups)
-        self.best_params_: dict[str, Any] = {}
+        self.best_params_: dict[str, object] = {}
         self.trials_ = pd.DataFrame(columns=["trial", *self.space, self.metric])
         if np.bincount(labelled.codes).min() > 1 and len(labelled.classes) > 1:
             self._search(base, adata, y, groups, labelled)
@@ -108,7 +108,7 @@ class Tuned(MetaEstimator):
         optuna = optional("optuna", "Tuned")
         codes, classes = labelled.codes, list(labelled.classes)
         folds = inner_folds(codes, labelled.donors, self.n_inner, self.rng)
-        trials: list[dict[str, Any]] = []
+        trials: list[dict[str, object]] = []
 
         def objective(trial: Any) -> float:
             setting = {name: _suggested(trial, name, spec) for name, spec in self.space.items()}

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -151,7 +151,7 @@ class Config:
 Config.__init__ = renamed_arguments(**_FORMER)(Config.__init__)  # type: ignore[method-assign]
 
 
-def renamed(network: Mapping[str, Any]) -> dict[str, Any]:
+def renamed[T](network: Mapping[str, T]) -> dict[str, T]:
     """Choices that an earlier version saved, by the names of now."""
     return {_FORMER.get(name, name): value for name, value in network.items()}
 

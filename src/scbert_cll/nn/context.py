@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, Final, Literal, NamedTuple, Self
+from typing import Concatenate, Final, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -95,13 +95,15 @@ def cut(weight: Tensor | None, cells: slice, span: slice) -> Tensor | None:
     return None if weight is None else weight[cells, span]
 
 
-def float32(method: Callable[..., Any]) -> Callable[..., Any]:
+def float32[S, **P, R](
+    method: Callable[Concatenate[S, Tensor, P], R],
+) -> Callable[Concatenate[S, Tensor, P], R]:
     """Switch autocast off: precision is decided here."""
 
     @functools.wraps(method)
-    def run(self: Context, x: Tensor, *args: Any) -> Any:
+    def run(self: S, x: Tensor, /, *args: P.args, **kwargs: P.kwargs) -> R:
         with torch.autocast(x.device.type, enabled=False):
-            return method(self, x, *args)
+            return method(self, x, *args, **kwargs)
 
     return run
 

@@ -154,7 +154,7 @@ class Performer(nn.Module):
             return encodings if at is None else encodings[at]
         index, wanted = (None, None) if at is None else _index(at)
         x, blocks = self.embed(tokens, genes), list(self.blocks)
-        if genes is None and weight is None:
+        if genes is None and weight is None and self._shares_zeros(x, tokens):
             first = self._first_block(tokens, x)
             x, blocks = (x, blocks) if first is None else (first, blocks[1:])
         for block in blocks:
@@ -258,12 +258,9 @@ class Performer(nn.Module):
             features = orthogonal_features(self.config.features, self.config.dim_head, generator)
             block.attention.projection.copy_(features)
 
-    def _first_block(self, tokens: Tensor, x: Tensor) -> Tensor | None:
-        """The first of several blocks, of several cells with all genes, without gradients.
-
-        None where their zeros cannot be shared, or sharing them is not worth it.
-        """
-        shares = (
+    def _shares_zeros(self, x: Tensor, tokens: Tensor) -> bool:
+        """Whether the first of several blocks gets several cells of few genes, no gradients."""
+        return (
             len(tokens) >= background.MIN_CELLS
             and len(self.blocks) > 1
             and self.blocks[0].attention.can_stream(x)
@@ -271,8 +268,9 @@ class Performer(nn.Module):
             and not (torch.is_grad_enabled() or self.training)
             and bool((tokens != 0).float().mean() < _FEW)
         )
-        if not shares:
-            return None
+
+    def _first_block(self, tokens: Tensor, x: Tensor) -> Tensor | None:
+        """The first block's output; None where sharing the zeros would lose precision."""
         zeros = self.embed(torch.zeros_like(tokens[:1]))
         return background.first_block(self.blocks[0], zeros, x, *_index(tokens != 0))
 

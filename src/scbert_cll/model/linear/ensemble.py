@@ -7,7 +7,8 @@ they leave to be learned, starts from nothing, and stays there if no epoch is be
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from collections.abc import Mapping
+from typing import Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -143,7 +144,7 @@ def joined_proba(model: Network, network: np.ndarray, linear: np.ndarray | None)
     return np.asarray(softmax(logits, axis=1))
 
 
-def described(model: Network) -> dict[str, Any] | None:
+def described(model: Network) -> Mapping[str, str | float] | None:
     """How a linear part takes part in predictions, for records and folders; None without one."""
     if model.linear_ is None:
         return None
