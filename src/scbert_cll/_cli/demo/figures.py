@@ -36,7 +36,7 @@ def plots(job: Job, models: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
             highlight=truth,
             highlight_label="planted",
         ),
-        "confusion": partial(pl.confusion, adata),
+        "confusion": partial(pl.confusion, adata, donor_key=job.donor_key),
         "umap": partial(_umap, job),
     }
     figures |= {f"history_{name}": partial(pl.history, model) for name, model in models.items()}
