@@ -60,6 +60,8 @@ for line in sys.stdin:
 @pytest.fixture(scope="module")
 def loaded_after() -> Iterator[Loaded]:
     """Top-level modules an interpreter without this package has loaded after `code`."""
+    if sys.platform == "darwin":
+        pytest.skip("Apple's Accelerate does not work in a process that was forked")
     # warnings are errors in these tests, but an interpreter of its own is asked here what a user's
     # would do
     with subprocess.Popen(
