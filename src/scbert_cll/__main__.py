@@ -7,21 +7,13 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from scbert_cll._cli import commands
-from scbert_cll._cli.parser import (
-    command_parser,
-    described_of,
-    group_of,
-    needed_by,
-    options_of,
-    whole_parser,
-)
-from scbert_cll._cli.words import in_options
+from scbert_cll._cli import commands, words
+from scbert_cll._cli.parser import command_parser, whole_parser
 from scbert_cll._disk.formats import FigureError
 from scbert_cll._disk.in_place import NotAsWrittenError
 from scbert_cll._disk.left_overs import InUseError
@@ -41,10 +33,10 @@ _BAD_INPUT: Final = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if (code := _bare(words)) is not None:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if (code := _bare(argv)) is not None:
         return code
-    chosen = whole_parser().parse_args(_files_first(words))
+    chosen = whole_parser().parse_args(_files_first(argv))
     name, options = chosen.command, dict(vars(chosen[chosen.command]))
     show = options.pop("traceback")
     options.pop("config")
@@ -56,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # an error of Python's own names a module, ours an extra to install
         if show or (isinstance(error, ImportError) and error.name):
             raise
-        print(f"error: {in_options(_text(error), options_of(name))}", file=sys.stderr)
+        possible = words.options_of(commands.COMMANDS[name])
+        print(f"error: {words.in_options(_text(error), possible)}", file=sys.stderr)
         return _IN_USE if isinstance(error, InUseError) else _BAD
     except (OSError, FigureError) as error:
         if show:
@@ -80,20 +73,20 @@ def script() -> None:
     sys.exit(code)
 
 
-def _bare(words: Sequence[str]) -> int | None:
+def _bare(argv: Sequence[str]) -> int | None:
     """Help where no command was typed, or one alone that needs more; None where there is work."""
-    if not words:
+    if not argv:
         whole_parser().print_help()
         return 0
-    function = commands.COMMANDS.get(words[0])
-    if function is None or len(words) > 1:
+    function = commands.COMMANDS.get(argv[0])
+    if function is None or len(argv) > 1:
         return None
-    needed = needed_by(described_of(function))
+    needed = list(map(words.typed, words.needed_by(words.described_of(function))))
     if not needed:
         return None
-    command_parser(words[0], function).print_help()
+    command_parser(argv[0], function).print_help()
     sys.stdout.flush()
-    print(f"error: {words[0]} needs {' and '.join(needed)}.", file=sys.stderr)
+    print(f"error: {argv[0]} needs {' and '.join(needed)}.", file=sys.stderr)
     return _BAD
 
 
@@ -131,10 +124,10 @@ def _warnings_in_a_sentence() -> Iterator[None]:
         warnings.formatwarning = before
 
 
-def _files_first(words: Sequence[str]) -> list[str]:
+def _files_first(argv: Sequence[str]) -> list[str]:
     """Put --config behind the command's name: what is read later, the command line, wins."""
     files: list[str] = []
-    others = list(words)
+    others = list(argv)
     for i in reversed(range(len(others))):
         if others[i] == "--config" or others[i].startswith("--config="):
             stop = i + 1 + (others[i] == "--config")
@@ -143,12 +136,12 @@ def _files_first(words: Sequence[str]) -> list[str]:
     return [*others[:1], *files, *others[1:]]
 
 
-def _call(command: Callable[..., None], options: Mapping[str, Any]) -> None:
+def _call(command: words.Function, options: Mapping[str, object]) -> None:
     """Call a command; a group of options is made of those with the names of its fields."""
     given = {}
     for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
-        group = group_of(parameter)
-        fields = [name] if group is None else described_of(group)
+        group = words.group_of(parameter)
+        fields = [name] if group is None else words.described_of(group)
         values = {field: _path(options[field]) for field in fields}
         given[name] = values[name] if group is None else group(**values)
     command(**given)

@@ -10,8 +10,8 @@ import pytest
 
 import scbert_cll as sc_cll
 from scbert_cll._cli.commands import COMMANDS
-from scbert_cll._cli.parser import described_of
 from scbert_cll._cli.train import Training
+from scbert_cll._cli.words import described_of
 from scbert_cll.model.linear.regression import Combine
 from scbert_cll.model.training.options import Finetuning, Fit, Freeze, Pretraining
 from scbert_cll.nn import Config

@@ -27,9 +27,8 @@ import scbert_cll as sc_cll
 from scbert_cll.__main__ import main
 from scbert_cll._cli import commands
 from scbert_cll._cli.demo import run as demo_run
-from scbert_cll._cli.parser import described_of, options_of
 from scbert_cll._cli.reading import Reading, choose
-from scbert_cll._cli.words import in_options
+from scbert_cll._cli.words import described_of, in_options, options_of
 from tests import _make
 
 SRC = Path(sc_cll.__file__).parent
@@ -178,7 +177,7 @@ def without_code(sentence: str) -> str:
 
 @pytest.mark.parametrize("command", commands.COMMANDS)
 def test_no_sentence_names_a_parameter_that_is_no_option(command: str) -> None:
-    options = options_of(command)
+    options = options_of(commands.COMMANDS[command])
     tried = 0
     for sentence in sentences():
         if re.search(r"\b[a-z][a-z_]+=(?![=\w]*[\"']?>)", sentence) and re.search(
@@ -203,7 +202,9 @@ def test_no_sentence_names_a_parameter_that_is_no_option(command: str) -> None:
     st.sampled_from(["", "'a b'", '"x"', "None", "1.5", "['a', 'b']"]),
 )
 def test_a_parameter_with_any_value_becomes_its_option(name: str, value: str) -> None:
-    said = in_options(f"Choose one with {name}={value}. It's no model's.", options_of("demo"))
+    said = in_options(
+        f"Choose one with {name}={value}. It's no model's.", options_of(commands.demo)
+    )
     assert f"--{name.replace('_', '-')}" in said
     assert "=" not in said
     assert said.endswith("It's no model's.")
@@ -214,7 +215,7 @@ def test_quoted_names_and_code_stay_as_they_are() -> None:
         "'donor_key' is not in adata.obs; it has 'layer=x'. Do sc.pp.filter_cells(adata, "
         "min_counts=1) in /tmp/donor_key/a."
     )
-    assert in_options(code, options_of("demo")) == code
+    assert in_options(code, options_of(commands.demo)) == code
 
 
 # ---- names that were typed

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from scbert_cll._cli.corpus import check, corpus
-from scbert_cll._cli.demo.options import OUTPUTS, Options
+from scbert_cll._cli.demo.job import OUTPUTS, Options
 from scbert_cll._cli.predict import predict
-from scbert_cll._cli.reading import Reading
-from scbert_cll._cli.shared import free_folder, free_model_folder, of_donors
+from scbert_cll._cli.reading import ReadingDonors
+from scbert_cll._cli.shared import free_folder, free_model_folder
 from scbert_cll._cli.signature import signature
 from scbert_cll._cli.train import finetune, pretrain
 
 
-def demo(*, options: Options, reading: Reading, overwrite: bool = False) -> None:
+def demo(*, options: Options, reading: ReadingDonors, overwrite: bool = False) -> None:
     """Run the whole workflow: label by protein, hold donors out, train, predict, draw, report.
 
     Labels cells by a protein, holds donors out, trains scBERT on RNA, predicts, finds the
@@ -38,7 +38,7 @@ def demo(*, options: Options, reading: Reading, overwrite: bool = False) -> None
         free_model_folder(options.out / "model", overwrite=True)
     from scbert_cll._cli.demo import run
 
-    run.run(options, of_donors(reading))
+    run.run(options, reading)
 
 
 COMMANDS: Final[Mapping[str, Callable[..., None]]] = {

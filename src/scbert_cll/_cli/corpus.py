@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 from scbert_cll import _keys
 from scbert_cll._cli.reading import ALL, CLL, NO_DONORS
-from scbert_cll._cli.report import table
-from scbert_cll._cli.shared import can_write, say
+from scbert_cll._cli.shared import can_write, say, table
 
 
 def corpus(

@@ -6,21 +6,20 @@ import inspect
 import re
 import sys
 from argparse import SUPPRESS, Action
-from collections.abc import Callable, Sequence
-from dataclasses import is_dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any, Final, Literal, NoReturn, get_args, get_origin
 
-from docstring_parser import DocstringStyle
-from docstring_parser import parse as parse_docstring
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+import yaml
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, get_loader, set_loader
+from yaml.events import CollectionEndEvent, CollectionStartEvent
 
-from scbert_cll._cli import commands as cli_commands
-from scbert_cll._cli.words import flag
-from scbert_cll._cli.yaml_options import PLAIN_YAML
+from scbert_cll._cli import commands, words
 from scbert_cll._version import __version__
 
+_PLAIN_YAML: Final = "plain_yaml"
+_DEEPEST: Final = 20  # nested lists and mappings; options have two
 _LESSON: Final = """\
 CD49d status and gene signatures from single-cell RNA of chronic lymphocytic leukaemia, with scBERT.
 
@@ -43,54 +42,12 @@ _REFUSED: Final = re.compile(
     r"Got value: )(?P<found>.*)"
 )
 SCRIPT: Final = "scbert-cll"  # as pyproject.toml calls it
-_Described = tuple[inspect.Parameter, str]
 
 
 def program() -> str:
     """The command line by the name that it was called by."""
     script = Path(sys.argv[0]).stem
     return script if script == SCRIPT else "python -m scbert_cll"
-
-
-def options_of(command: str) -> dict[str, tuple[str, ...]]:
-    """Options of a command, each with its words where only some are possible."""
-    described = described_of(cli_commands.COMMANDS[command])
-    return {
-        name: get_args(parameter.annotation) if get_origin(parameter.annotation) is Literal else ()
-        for name, (parameter, _) in described.items()
-    }
-
-
-def group_of(parameter: inspect.Parameter) -> Callable[..., Any] | None:
-    """The dataclass that a parameter is to be, where it is one."""
-    kind = parameter.annotation
-    return kind if isinstance(kind, type) and is_dataclass(kind) else None
-
-
-def described_of(function: Callable[..., Any]) -> dict[str, _Described]:
-    """Parameters of a command with their help, among them those of its groups of options."""
-    texts: dict[str, str] = {}
-    kinds = reversed(function.__mro__) if isinstance(function, type) else [function]
-    for kind in kinds:  # a group may build on another
-        for section in parse_docstring(kind.__doc__ or "", style=DocstringStyle.NUMPYDOC).params:
-            texts |= dict.fromkeys(section.arg_name.split(", "), section.description or "")
-    described: dict[str, _Described] = {}
-    for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
-        group = group_of(parameter)
-        if group is None:
-            described[name] = parameter, " ".join(texts[name].split())
-        else:
-            described |= described_of(group)
-    return described
-
-
-def needed_by(described: dict[str, _Described]) -> list[str]:
-    """Parameters without a default, as they are typed."""
-    return [
-        flag(name) if parameter.kind is parameter.KEYWORD_ONLY else name.upper()
-        for name, (parameter, _) in described.items()
-        if parameter.default is parameter.empty
-    ]
 
 
 def whole_parser() -> _Parser:
@@ -101,17 +58,17 @@ def whole_parser() -> _Parser:
     parser.add_argument(
         "--version", action="version", version=version, help="say which version this is"
     )
-    commands = parser.add_subcommands(required=True, dest="command", metavar="COMMAND")
-    for name, function in cli_commands.COMMANDS.items():
+    subcommands = parser.add_subcommands(required=True, dest="command", metavar="COMMAND")
+    for name, function in commands.COMMANDS.items():
         sub = command_parser(name, function)
-        commands.add_subcommand(name, sub, help=str(sub.description).partition("\n")[0])
+        subcommands.add_subcommand(name, sub, help=str(sub.description).partition("\n")[0])
     return parser
 
 
-def command_parser(name: str, function: Callable[..., Any]) -> _Parser:
+def command_parser(name: str, function: words.Function) -> _Parser:
     """The parser of a command."""
     lesson, _, _ = (inspect.getdoc(function) or "").partition("\n\nParameters\n")
-    described = described_of(function)
+    described = words.described_of(function)
     parser = _Parser(usage=_usage(name, described), description=lesson)
     parser.add_argument("--config", action="config", metavar="FILE", help="options in YAML")
     for parameter, text in described.values():
@@ -122,21 +79,20 @@ def command_parser(name: str, function: Callable[..., Any]) -> _Parser:
     return parser
 
 
-def _usage(name: str, described: dict[str, _Described]) -> str:
+def _usage(name: str, described: words.Described) -> str:
     """The command with what must be given."""
-    words = [program(), name]
-    for word in needed_by(described):
-        parameter, _ = described[word.lstrip("-").replace("-", "_").lower()]
+    usage = [program(), name]
+    for parameter in words.needed_by(described):
+        value = f" {parameter.name.upper()}" * (parameter.kind is parameter.KEYWORD_ONLY)
         several = get_origin(parameter.annotation) is Sequence
-        value = f" {parameter.name.upper()}" if word.startswith("--") else ""
-        words.append(word + value + " ..." * several)
-    return " ".join([*words, "[options]"])
+        usage.append(words.typed(parameter) + value + " ..." * several)
+    return " ".join([*usage, "[options]"])
 
 
 def _add(parser: ArgumentParser, parameter: inspect.Parameter, text: str) -> None:
     """Add a parameter, one of keywords as an option with dashes (or underscores)."""
     name, kind, default = parameter.name, parameter.annotation, parameter.default
-    names = dict.fromkeys([flag(name), f"--{name}"])
+    names = dict.fromkeys([words.flag(name), f"--{name}"])
     if default is False:
         parser.add_argument(*names, help=text, action="store_true")
         return
@@ -156,8 +112,8 @@ def _metavar(kind: Any) -> str:
     kinds = [k for k in get_args(kind) or [kind] if k is not NoneType]
     if get_origin(kind) is Literal or get_origin(kinds[0]) is Literal:
         return "{" + ",".join(get_args(kind if len(kinds) > 1 else kinds[0])) + "}"
-    words = {Path: "PATH", bool: "{true,false}", int: "N", float: "X"}
-    return words.get(kinds[0], ".NAME VALUE" if get_origin(kinds[0]) is dict else "NAME")
+    kinds_in_words = {Path: "PATH", bool: "{true,false}", int: "N", float: "X"}
+    return kinds_in_words.get(kinds[0], ".NAME VALUE" if get_origin(kinds[0]) is dict else "NAME")
 
 
 class _Help(DefaultHelpFormatter):
@@ -192,7 +148,7 @@ class _Parser(ArgumentParser):
             formatter_class=_Help,
             epilog=_CODES,
             allow_abbrev=False,
-            parser_mode=PLAIN_YAML,
+            parser_mode=_PLAIN_YAML,
             **options,
         )
 
@@ -221,11 +177,32 @@ def _sentence(message: str) -> str:
     text = " ".join(message.split())
     refused = _REFUSED.fullmatch(text)
     if refused is None:
-        commands = "|".join(cli_commands.COMMANDS)
-        return re.sub(rf"\b({commands})\.", "", text) if "are required" in text else text
+        names = "|".join(commands.COMMANDS)
+        return re.sub(rf"\b({names})\.", "", text) if "are required" in text else text
     kinds = re.sub(r"<class '(\w+\.)*(\w+)'>", r"\2", refused["several"] or refused["one"])
     kinds = re.sub(r"typing\.Literal\[(.*?)\]", r"\1", kinds).replace(", NoneType", "")
     return (
         f"--{refused['key'].replace('_', '-')} must be {'one of ' * (',' in kinds)}{kinds}; found "
         f"{refused['found']!r}."
     )
+
+
+def _load_yaml(text: str) -> object:
+    """Values of YAML without anchors, aliases or deep nesting, by which short text grows."""
+    depth = 0
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if getattr(event, "anchor", None) is not None:
+            raise yaml.YAMLError(
+                "options in YAML have no anchors (&) and aliases (*); write each value where "
+                "it belongs."
+            )
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise yaml.YAMLError(
+                f"options in YAML are nested at most {_DEEPEST} deep; write one line for each "
+                f"option."
+            )
+    return get_loader("yaml")(text)
+
+
+set_loader(_PLAIN_YAML, _load_yaml, exceptions=(yaml.YAMLError,))

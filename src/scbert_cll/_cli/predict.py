@@ -7,17 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scbert_cll import _keys, _names
-from scbert_cll._cli.reading import ReadingTokens, is_cells
-from scbert_cll._cli.report import table
-from scbert_cll._cli.shared import (
-    Accelerator,
-    can_write,
-    free_file,
-    refuse_options,
-    say,
-    source,
-    with_tokens,
-)
+from scbert_cll._checks.words import choice
+from scbert_cll._cli import shared
+from scbert_cll._cli.reading import Cells, ReadingTokens, is_cells
+from scbert_cll._cli.shared import Accelerator
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -76,21 +69,24 @@ def predict(
 
     device_of(accelerator)
     if is_cells(data):
-        free_file(out, ".h5ad", overwrite=overwrite)
+        choice(out.suffix, [".h5ad"], "The ending of --out")
+        if out.exists() and not overwrite:
+            raise shared.taken(out, "file", "it")
         given = {"groupby": groupby is not None, "parts": tuple(parts) != _PARTS}
-        refuse_options(data, given | {"shard": share != (0, 1)}, of_cells=False)
-    else:
-        can_write(out)
-    cells = source(data, reading)
+        given["shard"] = share != (0, 1)
+        names = [name for name, is_given in given.items() if is_given]
+        shared.refuse_options(names, f"only for a corpus, and {data} is a file of cells")
+    shared.can_write(out)
+    cells = shared.source(data, reading)
     from scbert_cll import ScBERT, ScBERTClassifier, _checks, tl
     from scbert_cll._disk.cells import write_cells
     from scbert_cll.model.exchange.hub import class_of
 
     kind = ScBERT if class_of(model) == "ScBERT" else ScBERTClassifier
     loaded = kind.load(model, accelerator=accelerator)
-    if isinstance(cells, Path):
+    if not isinstance(cells, Cells):
         tl.predict_corpus(
-            cells,
+            data,
             loaded,
             out,
             unassigned_below=unassigned_below,
@@ -101,9 +97,9 @@ def predict(
         )
         what = "predictions" if kind is ScBERTClassifier else "embeddings"
         later = f"This share is done; {out} appears with the last one."
-        say(f"The {what} are in {out}." if out.exists() else later)
+        shared.say(f"The {what} are in {out}." if out.exists() else later)
         return
-    tokens = with_tokens(cells, reading, loaded)
+    tokens = shared.with_tokens(cells, reading, loaded)
     numbers = "embedded"
     if isinstance(loaded, ScBERTClassifier):
         tl.predict(tokens, loaded, unassigned_below=unassigned_below, batch_size=batch_size)
@@ -112,15 +108,14 @@ def predict(
     else:
         if unassigned_below is not None:
             _checks.people.unassigned_needs_classes(None)
-        tokens.obsm[_keys.X_SCBERT] = loaded.get_latent_representation(
-            tokens, batch_size=batch_size
-        )
+        latent = loaded.get_latent_representation(tokens, batch_size=batch_size)
+        tokens.obsm[_keys.X_SCBERT] = latent
     if tokens is not cells.rna:
         _take_results(cells.rna, tokens)
     write_cells(out, cells.rna)
     if cells.donor_key is not None and isinstance(loaded, ScBERTClassifier):
-        say(_by_donor(cells.rna, cells.donor_key))
-    say(f"{tokens.n_obs:,} cells: {numbers}. They are in {out}.")
+        shared.say(_by_donor(cells.rna, cells.donor_key))
+    shared.say(f"{tokens.n_obs:,} cells: {numbers}. They are in {out}.")
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -152,4 +147,4 @@ def _by_donor(adata: AnnData, donor_key: str) -> str:
     donors = _checks.people.donors(adata, donor_key, quiet=True).rename("donor")
     counts = pd.crosstab(donors, pd.Series(adata.obs[_keys.PRED]))
     counts = counts.assign(n_cells=counts.sum(axis=1)).rename_axis(columns=None)
-    return table(counts.reset_index())
+    return shared.table(counts.reset_index())

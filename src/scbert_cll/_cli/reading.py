@@ -6,7 +6,7 @@ Everything heavy is imported inside, so that asking a command for help is quick.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -56,11 +56,18 @@ class Reading:
     layer: str | None = None
     protein_key: str | None = None
     cells: str | None = None
-    donor_key: str | None = None
+    donor_key: str | None = None  # no column was named
 
     def given(self) -> list[str]:
         """Names of the options that were given."""
-        return [f.name for f in fields(Reading) if getattr(self, f.name) is not None]
+        return [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingDonors(Reading):
+    """The same for commands that need donors."""
+
+    donor_key: str = _keys.DONOR
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,22 +89,22 @@ class Cells:
     """Cells that were read: the object to write results to, and where things are in it."""
 
     data: AnnData | MuData
-    rna: AnnData
     rna_key: str | None  # modality of a MuData
-    layer: str | None  # raw counts; None is X
-    donor_key: str | None
+    layer: str | None = None  # raw counts; None is X
+    donor_key: str | None = None
     news: list[str] = field(default_factory=list)
+
+    @property
+    def rna(self) -> AnnData:
+        """The RNA: all, or a modality."""
+        data: Any = self.data
+        return cast("AnnData", data if self.rna_key is None else data.mod[self.rna_key])
 
     def keep(self, mask: np.ndarray, news: str) -> None:
         """Keep some of the cells, and say so."""
         self.news.append(news)
-        data: Any = self.data
-        if self.rna_key is None:
-            self.data = self.rna = data[mask].copy()
-            return
-        with shared_names():
-            self.data = data[self.rna.obs_names[mask]].copy()
-        self.rna = self.data.mod[self.rna_key]
+        with shared_names():  # a MuData has an order of its own
+            self.data = self.data[mask if self.rna_key is None else self.rna.obs_names[mask]].copy()
 
     def leave_out(self, mask: np.ndarray, why: str) -> None:
         """Leave cells out, where there are any, and say why."""
@@ -107,30 +114,13 @@ class Cells:
             self.keep(~mask, f"{int(mask.sum()):,} of {len(mask):,} cells {why}.")
 
 
-def read(
-    path: Path,
-    reading: Reading,
-    *,
-    columns: Iterable[str | None] = (),
-    with_protein: bool = False,
-) -> Cells:
-    """Read a file of cells and choose among them.
-
-    Parameters
-    ----------
-    path
-        .h5ad or .h5mu, or a .zarr store of either.
-    reading
-        Options; a name that is not there is refused, with those that are.
-    columns
-        Further columns of `obs` that the command needs, which a MuData may have in its own `obs`.
-    with_protein
-        Whether protein is needed, so that cells without it are left out.
+def load(path: Path) -> AnnData | MuData:
+    """Read a .h5ad or .h5mu, or a .zarr store of either.
 
     Raises
     ------
-    FileNotFoundError, KeyError, ValueError
-        There is no such file, it cannot be read, or a name that was given is not in it.
+    FileNotFoundError, ValueError
+        There is no such file, or it cannot be read.
     """
     from scbert_cll import _checks
 
@@ -146,10 +136,9 @@ def read(
     }
     try:
         with shared_names():
-            data = readers[path.suffix](path)
+            return cast("AnnData | MuData", readers[path.suffix](path))
     except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} cannot be read: {error}.") from error
-    return choose(data, reading, columns=columns, with_protein=with_protein, where=str(path))
 
 
 def is_cells(path: Path) -> bool:
@@ -160,43 +149,57 @@ def is_cells(path: Path) -> bool:
 def choose(
     data: AnnData | MuData,
     reading: Reading,
-    *,
-    columns: Iterable[str | None] = (),
+    *columns: str | None,
     with_protein: bool = False,
-    where: str = "The object",
+    where: object = "The object",
 ) -> Cells:
-    """RNA, counts, donors and chosen cells of an object in memory, as in :func:`read`."""
-    rna_key, rna = _rna(data, reading.modality, where)
-    donor_key = None if reading.donor_key == NO_DONORS else reading.donor_key
+    """RNA, counts, donors and chosen cells of an object in memory.
+
+    Parameters
+    ----------
+    data, where
+        The object, and how it is called.
+    reading
+        Options; a name that is not there is refused, with those that are.
+    columns
+        Further columns of `obs` that the command needs, which a MuData may have in its own `obs`.
+    with_protein
+        Whether protein is needed, so that cells without it are left out.
+
+    Raises
+    ------
+    KeyError, ValueError
+        A name that was given is not there, or no cell is left.
+    """
+    cells = Cells(data, _rna_key(data, reading.modality, where))
+    _find_counts(cells, reading.layer)
+    cells.donor_key = None if reading.donor_key == NO_DONORS else reading.donor_key
     cells_key = None if reading.cells in (None, ALL, CLL) else reading.cells
-    layer, data, rna = _counted(data, rna, rna_key, reading.layer)
-    obs, others = cast("pd.DataFrame", rna.obs), cast("pd.DataFrame", data.obs)
-    for key in (donor_key, cells_key, *columns):
+    obs, others = (cast("pd.DataFrame", part.obs) for part in (cells.rna, cells.data))
+    for key in (cells.donor_key, cells_key, *columns):
         if key is not None and key not in obs and key in others:
             obs[key] = others[key].reindex(obs.index)
-    if donor_key is not None:
+    if cells.donor_key is not None:
         remedy = f"or pass --donor-key {NO_DONORS} if all cells are of one donor."
-        key_in(donor_key, obs, "adata.obs", f"Name the column with --donor-key, {remedy}")
+        key_in(cells.donor_key, obs, "adata.obs", f"Name the column with --donor-key, {remedy}")
     if cells_key is not None:
         key_in(cells_key, obs, "adata.obs", "Name the column with --cells.")
-
-    cells = Cells(data, rna, rna_key, layer, donor_key)
-    if with_protein and rna_key is not None:
-        cells.leave_out(
-            _lacks_protein(cells, reading.protein_key), "have no protein and are left out"
-        )
-    if donor_key is not None:
-        cells.leave_out(*_lacks_donor(cells.rna, donor_key))
+    if with_protein and cells.rna_key is not None:
+        no_protein = _lacks_protein(cells, reading.protein_key)
+        cells.leave_out(no_protein, "have no protein and are left out")
+    if cells.donor_key is not None:
+        cells.leave_out(*_lacks_donor(cells.rna, cells.donor_key))
     if reading.cells in (None, ALL):
         return cells
     from scbert_cll._protein import cite_seq
     from scbert_cll.pp import cll_mask
 
     if cells_key is None:
-        mask = cll_mask(cells.data, protein_key=reading.protein_key, rna_key=rna_key).to_numpy()
+        what = "CD19+CD5+ by protein"
+        cll = cll_mask(cells.data, protein_key=reading.protein_key, rna_key=cells.rna_key)
+        mask = cll.to_numpy()
     else:
-        mask = cite_seq.mask(cells.rna, cells.rna, cells_key)
-    what = "CD19+CD5+ by protein" if cells_key is None else f"obs[{cells_key!r}]"
+        what, mask = f"obs[{cells_key!r}]", cite_seq.mask(cells.rna, cells.rna, cells_key)
     if not mask.any():
         raise ValueError(f"--cells chooses none of the {len(mask):,} cells ({what}).")
     number = f"{int(mask.sum()):,} of {len(mask):,} cells"
@@ -225,17 +228,17 @@ def _kind_of_zarr(path: Path) -> str | None:
     return None
 
 
-def _rna(data: AnnData | MuData, modality: str | None, where: str) -> tuple[str | None, AnnData]:
-    """The RNA, by the name that was given or the one usual one."""
+def _rna_key(data: AnnData | MuData, modality: str | None, where: object) -> str | None:
+    """The modality of the RNA, by the name that was given or the one usual one."""
     from anndata import AnnData
 
     if isinstance(data, AnnData):
         if modality is not None:
             raise ValueError(f"{where} is one AnnData without modalities; leave --modality out.")
-        return None, data
+        return None
     if modality is not None:
         key_in(modality, data.mod, "mdata.mod", "Name the RNA with --modality.")
-        return modality, data.mod[modality]
+        return modality
     usual = [name for name in _keys.RNA_KEYS if name in data.mod]
     if len(usual) != 1:
         why = f"several modalities that may be the RNA ({listed(usual)})"
@@ -243,17 +246,17 @@ def _rna(data: AnnData | MuData, modality: str | None, where: str) -> tuple[str 
             f"{where} has {why if usual else 'no RNA by its usual name'}; it has the modalities "
             f"{listed(data.mod, 12)}. Name the RNA with --modality."
         )
-    return usual[0], data.mod[usual[0]]
+    return usual[0]
 
 
-def _counted(
-    data: AnnData | MuData, rna: AnnData, rna_key: str | None, layer: str | None
-) -> tuple[str | None, AnnData | MuData, AnnData]:
-    """The layer of the counts; those of `raw` become X, since they have genes of their own."""
+def _find_counts(cells: Cells, layer: str | None) -> None:
+    """Set the layer of the counts; those of `raw` become X, since they have genes of their own."""
+    rna = cells.rna
     if layer is None or layer in rna.layers:
-        return layer, data, rna
+        cells.layer = layer
+        return
     if layer == _X:
-        return None, data, rna
+        return
     if layer != _RAW:
         also = f"{_X} is a place" if rna.raw is None else f"{_X} and {_RAW} are places"
         remedy = f"Name the place of the counts with --layer; {also}, too."
@@ -263,15 +266,16 @@ def _counted(
             "'raw' is not there: adata.raw is empty. Name another place of the counts with --layer."
         )
     whole: AnnData = rna.raw.to_adata()
-    if rna_key is None:
-        return None, whole, whole
+    if cells.rna_key is None:
+        cells.data = whole
+        return
     from mudata import MuData
 
-    mods, obs = cast("MuData", data).mod, cast("pd.DataFrame", data.obs)
+    before = cast("MuData", cells.data)
     with shared_names():
-        mdata = MuData({name: whole if name == rna_key else part for name, part in mods.items()})
-    mdata.obs = mdata.obs.join(obs[[name for name in obs if name not in mdata.obs]])
-    return None, mdata, mdata.mod[rna_key]
+        cells.data = MuData({**before.mod, cells.rna_key: whole})
+    obs = cast("pd.DataFrame", before.obs)
+    cells.data.obs = cells.data.obs.join(obs.drop(columns=cells.data.obs.columns, errors="ignore"))
 
 
 def _lacks_protein(cells: Cells, protein_key: str | None) -> np.ndarray:

@@ -1,24 +1,30 @@
-"""What several commands share: the source of the cells, places to write to, and sentences."""
+"""What several commands share: cells or a corpus, places to write to, sentences, figures."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from scbert_cll import _keys
 from scbert_cll._checks.words import choice, key_in, listed
-from scbert_cll._cli.reading import ENDINGS, Cells, Reading, is_cells, read
-from scbert_cll._disk.in_place import settle
+from scbert_cll._cli.reading import ENDINGS, Cells, Reading, choose, is_cells, load
+from scbert_cll._cli.words import flag
+from scbert_cll._disk.formats import FigureError
+from scbert_cll._disk.in_place import replace, settle
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
+    from matplotlib.figure import Figure
 
     from scbert_cll.model import ScBERT, ScBERTClassifier
 
+type Arguments = dict[str, Any]  # of the package's functions, which check them
 Value = int | float | bool | str
 Accelerator = Literal["auto", "cpu", "gpu"]
 
@@ -26,35 +32,38 @@ _log = logging.getLogger(__name__)
 _GENE: Final = "ITGA4"  # of CD49d
 
 
-def source(path: Path, reading: Reading, *columns: str | None) -> Path | Cells:
-    """Cells in memory, or a corpus, which stays on disk; a damaged one is refused now."""
+def source(
+    path: Path, reading: Reading, *columns: str | None, **of_cells: str | None
+) -> Path | Cells:
+    """Cells in memory, or a corpus, which stays on disk; a damaged one is refused now.
+
+    Columns of obs with the names of their options, `of_cells`, are not for a corpus.
+    """
     from scbert_cll import _checks
     from scbert_cll._corpus.format import open_corpus
 
     if is_cells(path):
-        cells = read(path, reading, columns=columns)
+        cells = choose(load(path), reading, *columns, *of_cells.values(), where=path)
         for news in cells.news:
             say(news)
         return cells
     if not path.is_dir() and path.exists():
         _checks.paths.plain_file(path)
-        choice(
-            path.suffix, ENDINGS, "Input that is not a corpus must be a file of cells: its ending"
-        )
+        what = "Input that is not a corpus must be a file of cells: its ending"
+        choice(path.suffix, ENDINGS, what)
     open_corpus(path)
-    refuse_options(path, dict.fromkeys(reading.given(), True), of_cells=True)
+    given = [*reading.given(), *(name for name, key in of_cells.items() if key is not None)]
+    refuse_options(
+        given,
+        f"{path} is a corpus, whose genes, bins, cells and donors were chosen when it was built",
+    )
     return path
 
 
-def refuse_options(data: Path, given: dict[str, bool], *, of_cells: bool) -> None:
+def refuse_options(given: Collection[str], why: str) -> None:
     """Refuse options that only a file of cells has, or only a corpus, for the other one."""
-    if names := [f"--{name.replace('_', '-')}" for name, is_given in given.items() if is_given]:
-        why = (
-            f"{data} is a corpus, whose genes, bins, cells and donors were chosen when it was built"
-            if of_cells
-            else f"only for a corpus, and {data} is a file of cells"
-        )
-        raise ValueError(f"{', '.join(names)}: {why}. Leave this out.")
+    if given:
+        raise ValueError(f"{', '.join(map(flag, given))}: {why}. Leave this out.")
 
 
 def typed_column(cells: Cells, option: str, key: str | None, default: str | None) -> str | None:
@@ -72,11 +81,6 @@ def typed_gene(adata: AnnData, gene: str | None, default: str | None = _GENE) ->
         key_in(gene, adata.var_names, "adata.var_names", remedy)
         return gene
     return default if default in adata.var_names else None
-
-
-def of_donors(reading: Reading) -> Reading:
-    """Options of a command that needs donors: by default they are in the usual column."""
-    return replace(reading, donor_key=reading.donor_key or _keys.DONOR)
 
 
 def with_tokens(
@@ -125,9 +129,7 @@ def free_folder(
     files = sorted(file.name for file in path.iterdir()) if path.exists() else []
     files = [name for name in files if names is None or name in names]
     if files and not overwrite:
-        raise FileExistsError(
-            _exists(path, "folder", f"{contents} in it; it has {listed(files, 3)}")
-        )
+        raise taken(path, "folder", f"{contents} in it; it has {listed(files, 3)}")
 
 
 def free_model_folder(path: Path, *, overwrite: bool) -> None:
@@ -137,22 +139,14 @@ def free_model_folder(path: Path, *, overwrite: bool) -> None:
     can_write(path)
     settle(path)
     if path.exists() and not overwrite:
-        raise FileExistsError(_exists(path, "folder", "the model in it"))
+        raise taken(path, "folder", "the model in it")
     folder.may_replace(path, overwrite=overwrite)
 
 
-def free_file(path: Path, ending: str, *, overwrite: bool) -> None:
-    """Refuse a place where no file of this ending can be written."""
-    choice(path.suffix, [ending], "The ending of --out")
-    can_write(path)
-    if path.exists() and not overwrite:
-        raise FileExistsError(_exists(path, "file", "it"))
-
-
-def _exists(path: Path, kind: str, contents: str) -> str:
-    return (
-        f"{path} exists. Name another {kind} with --out, or pass --overwrite to replace {contents}."
-    )
+def taken(path: Path, kind: str, contents: str) -> FileExistsError:
+    """The refusal of a place where something is."""
+    remedy = f"Name another {kind} with --out, or pass --overwrite to replace {contents}."
+    return FileExistsError(f"{path} exists. {remedy}")
 
 
 def can_write(path: Path) -> None:
@@ -197,3 +191,57 @@ def learned(model: ScBERT) -> str:
         f"{best[f'masked_accuracy_{part}']:.1%} of hidden genes in the right bin at best ({part}); "
         f"guessing each cell's commonest bin gets {best[f'majority_accuracy_{part}']:.1%}."
     )
+
+
+def table(frame: pd.DataFrame, *, index: bool = False) -> str:
+    """Rows as text: whole numbers without decimals, others with three."""
+
+    def number(value: float) -> str:
+        return f"{value:.0f}" if value.is_integer() else f"{value:.3f}"
+
+    return frame.to_string(index=index, float_format=number, na_rep="")
+
+
+def draw(figures: Mapping[Path, Callable[[], Figure]], say: Callable[[str], None]) -> None:
+    """Draw figures to files when everything else is written; one that fails costs itself only.
+
+    Raises
+    ------
+    FigureError
+        At the end, if a figure could not be drawn.
+    """
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    mpl.use("agg")
+    failed = []
+    for path, plot in figures.items():
+        try:
+            figure = plot()
+            save = partial(figure.savefig, dpi=200, bbox_inches="tight")
+            replace(path, save, lambda aside: aside.stat().st_size > 0)
+            plt.close(figure)
+        except Exception as error:  # noqa: BLE001
+            plt.close("all")
+            path.unlink(missing_ok=True)  # of an earlier run
+            failed.append(path.name)
+            say(
+                f"The figure {path.name} could not be drawn ({type(error).__name__}: "
+                f"{' '.join(str(error).split())})."
+            )
+    if failed:
+        raise FigureError(
+            f"Everything is written but {', '.join(failed)}, which could not be drawn."
+        )
+
+
+@contextmanager
+def quiet(name: str) -> Iterator[None]:
+    """Nothing below a warning from one logger."""
+    log = logging.getLogger(name)
+    before = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(before)

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from scbert_cll import _keys
-from scbert_cll._cli.reading import ENDINGS, Reading
-from scbert_cll._cli.report import draw, quiet
-from scbert_cll._cli.shared import free_folder, of_donors, say, source, typed_column, typed_gene
+from scbert_cll._cli import shared
+from scbert_cll._cli.reading import ENDINGS, Cells, ReadingDonors
 from scbert_cll._disk.in_place import make_folder
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ def signature(
     *,
     out: Path,
     labels_key: str = _keys.CD49D,
-    reading: Reading,
+    reading: ReadingDonors,
     model: Path | None = None,
     gene: str | None = None,
     exclude_genes: Sequence[str] = (),
@@ -75,13 +74,13 @@ def signature(
     from scbert_cll._signature.gene_sets import check_gmt_name
 
     check_gmt_name(name)
-    free_folder(out, "the signature", overwrite=overwrite)
-    cells = source(data, of_donors(reading), labels_key)
-    if isinstance(cells, Path):
+    shared.free_folder(out, "the signature", overwrite=overwrite)
+    cells = shared.source(data, reading, labels_key)
+    if not isinstance(cells, Cells):
         raise ValueError(
             f"{data} is a corpus; the signature is of a file of cells: {', '.join(ENDINGS)}."
         )
-    typed_column(cells, "--labels-key", labels_key, None)
+    shared.typed_column(cells, "--labels-key", labels_key, None)
     if cells.donor_key is None:
         raise ValueError(
             "A signature is tested over donors, and --donor-key none knows none. Name their "
@@ -90,14 +89,14 @@ def signature(
     from scbert_cll import ScBERTClassifier, pl, tl
 
     adata = cells.rna
-    with quiet(tl.signature.__module__):  # its news are part of the sentence below
+    with shared.quiet(tl.signature.__module__):  # its news are part of the sentence below
         tl.signature(
             adata,
             None if model is None else ScBERTClassifier.load(model),
             groupby=labels_key,
             donor_key=cells.donor_key,
             layer=cells.layer,
-            gene=typed_gene(adata, gene),
+            gene=shared.typed_gene(adata, gene),
             exclude_genes=list(exclude_genes),
             min_cells=min_cells,
             min_donors=min_donors,
@@ -108,8 +107,10 @@ def signature(
     make_folder(out)
     for file in {*FILES, _FIGURE} - write_signature(adata, out, name):
         (out / file).unlink(missing_ok=True)  # of an earlier run: this one may have found none
-    say(_sentence(adata.uns[_keys.SIGNATURE], out))
-    draw({out / _FIGURE: lambda: cast("Figure", pl.signature(adata, return_fig=True))}, say)
+    shared.say(_sentence(adata.uns[_keys.SIGNATURE], out))
+    shared.draw(
+        {out / _FIGURE: lambda: cast("Figure", pl.signature(adata, return_fig=True))}, shared.say
+    )
 
 
 def write_signature(adata: AnnData, out: Path, name: str) -> set[str]:

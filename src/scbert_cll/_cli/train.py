@@ -4,28 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from scbert_cll import _keys
 from scbert_cll._checks.words import key_in
-from scbert_cll._cli.reading import Cells, Reading, ReadingTokens
-from scbert_cll._cli.report import table
-from scbert_cll._cli.shared import (
-    Accelerator,
-    Value,
-    donors_in,
-    first_process,
-    free_model_folder,
-    learned,
-    refuse_options,
-    say,
-    source,
-    typed_column,
-    with_tokens,
-)
+from scbert_cll._cli import shared
+from scbert_cll._cli.reading import Cells, ReadingTokens
+from scbert_cll._cli.shared import Accelerator, Arguments, Value
 from scbert_cll._process import to_change
 
 if TYPE_CHECKING:
@@ -102,28 +89,22 @@ class Training:
     seed: int = 0
     more: dict[str, Value] | None = None
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> Arguments:
         """Arguments of the package's functions: those that were given, and the seed."""
+        others = ("more", "seed")
         given = {
-            f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("more", "seed")
+            n: value for n, value in vars(self).items() if value is not None and n not in others
         }
-        given = {name: value for name, value in given.items() if value is not None}
-        return given | {"rng": self.seed} | (self.more or {})
+        return {**given, "rng": self.seed, **(self.more or {})}
 
 
 def _begin(
-    command: Literal["pretrain", "finetune"],
-    out: Path,
-    network: dict[str, Value] | None,
-    training: Training,
-    *,
-    overwrite: bool,
-) -> dict[str, Any]:
-    """Refuse places, names, devices and precision that cannot be; the arguments of training.
+    command: Literal["pretrain", "finetune"], network: dict[str, Value] | None, training: Training
+) -> Arguments:
+    """Refuse names, devices and precision that cannot be; the arguments of training.
 
     Lightning's own news are left out from now on; what this package says through it stays.
     """
-    free_model_folder(out, overwrite=overwrite)
     from scbert_cll.model._network import check_network
     from scbert_cll.model.training.devices import training_device
     from scbert_cll.model.training.options import Finetuning, Pretraining
@@ -131,13 +112,14 @@ def _begin(
     options, others = (Pretraining, []) if command == "pretrain" else (Finetuning, ["preset"])
     check_network(network or {}, *others)
     options.of("--more", {}, training.more or {})
-    training_device(training.arguments())
+    arguments = training.arguments()
+    training_device(arguments)
     to_change("lightning").handlers.clear()  # the root has one, too
     to_change("lightning.fabric").setLevel(logging.WARNING)
     to_change("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: record.levelno > logging.INFO or _PACKAGE in Path(record.pathname).parents
     )
-    return training.arguments()
+    return arguments
 
 
 def pretrain(
@@ -180,18 +162,15 @@ def pretrain(
     overwrite
         Replace a model that is in --out.
     """
-    arguments = _begin("pretrain", out, network, training, overwrite=overwrite)
-    cells = source(data, reading, split_key)
+    shared.free_model_folder(out, overwrite=overwrite)
+    arguments = _begin("pretrain", network, training)
+    cells = shared.source(data, reading, split_key=split_key)
     from scbert_cll import tl
 
-    split = None
-    tokens: Path | AnnData
-    if isinstance(cells, Path):
-        tokens = cells
-        refuse_options(cells, {"split_key": split_key is not None}, of_cells=True)
-    else:
-        split = _split(cells, split_key)
-        tokens = with_tokens(cells, reading)
+    split: str | None = None
+    tokens: Path | AnnData = data
+    if isinstance(cells, Cells):
+        split, tokens = _split(cells, split_key), shared.with_tokens(cells, reading)
     if gene_embedding == "auto":
         vectors = _keys.GENE2VEC in getattr(tokens, "varm", {})
         gene_embedding = "gene2vec" if vectors else "learned"
@@ -204,7 +183,7 @@ def pretrain(
         network=network,
         **arguments,
     )
-    _save(model, lambda: learned(model), out, overwrite=overwrite)
+    _save(model, lambda: shared.learned(model), out, overwrite=overwrite)
 
 
 def finetune(
@@ -260,59 +239,56 @@ def finetune(
     overwrite
         Replace a model that is in --out.
     """
-    arguments = _begin("finetune", out, network, training, overwrite=overwrite)
-    cells = source(data, reading, labels_key, split_key, weight_key)
+    shared.free_model_folder(out, overwrite=overwrite)
+    arguments = _begin("finetune", network, training)
+    cells = shared.source(data, reading, labels_key, split_key=split_key, weight_key=weight_key)
     from scbert_cll import ScBERT, tl
 
     start = None if pretrained is None else ScBERT.load(pretrained)
-    learn = partial(
-        tl.finetune,
+    tokens: Path | AnnData = data
+    columns: Arguments = {}
+    if isinstance(cells, Cells):
+        shared.typed_column(cells, "--labels-key", labels_key, None)
+        columns["split_key"] = split = _split(cells, split_key, labels_key)
+        if split is None:
+            raise KeyError(
+                "There is no split. Name its obs column with --split-key, or the donors with "
+                "--donor-key, and they are held out now."
+            )
+        usual = _keys.BALANCE_WEIGHT
+        columns["weight_key"] = shared.typed_column(cells, "--weight-key", weight_key, usual)
+        tokens = shared.with_tokens(cells, reading, start)
+        if start is None and _keys.GENE2VEC not in tokens.varm:  # as pretrain's auto chooses
+            network = {"gene_embedding": "learned", **(network or {})}
+        columns["protein_key"] = _proteins(cells, tokens, reading.protein_key)
+        columns["donor_key"] = _donors(cells, reading)
+    classifier = tl.finetune(
+        tokens,
+        start,
         labels_key=labels_key,
         exclude_genes=list(exclude_genes),
         combine=combine,
         freeze=freeze,
-    )
-    if isinstance(cells, Path):
-        given = {"split_key": split_key is not None, "weight_key": weight_key is not None}
-        refuse_options(cells, given, of_cells=True)
-        classifier = learn(cells, start, network=network, **arguments)
-        _save(classifier, lambda: _validated(classifier), out, overwrite=overwrite)
-        return
-    typed_column(cells, "--labels-key", labels_key, None)
-    split = _split(cells, split_key, labels_key)
-    if split is None:
-        raise KeyError(
-            "There is no split. Name its obs column with --split-key, or the donors with "
-            "--donor-key, and they are held out now."
-        )
-    weights = typed_column(cells, "--weight-key", weight_key, _keys.BALANCE_WEIGHT)
-    tokens = with_tokens(cells, reading, start)
-    if start is None and _keys.GENE2VEC not in tokens.varm:  # as pretrain's auto chooses
-        network = {"gene_embedding": "learned", **(network or {})}
-    proteins = (
-        None if reading.protein_key is None else _proteins(cells, tokens, reading.protein_key)
-    )
-    classifier = learn(
-        tokens,
-        start,
         network=network,
-        split_key=split,
-        weight_key=weights,
-        donor_key=_donors(cells, reading),
-        protein_key=proteins,
+        **columns,
         **arguments,
     )
-    scores = tokens.uns[_keys.SCBERT]["comparison"]
-    _save(classifier, lambda: table(scores), out, overwrite=overwrite)
+
+    def scores() -> str:
+        if isinstance(tokens, Path):
+            return _validated(classifier)
+        return shared.table(tokens.uns[_keys.SCBERT]["comparison"])
+
+    _save(classifier, scores, out, overwrite=overwrite)
 
 
-def _donors(cells: Cells, reading: Reading) -> str | None:
+def _donors(cells: Cells, reading: ReadingTokens) -> str | None:
     """The column that was named, else the usual one; where there is none, that is said."""
     if reading.donor_key is not None:
         return cells.donor_key
-    donors = typed_column(cells, "--donor-key", None, _keys.DONOR)
+    donors = shared.typed_column(cells, "--donor-key", None, _keys.DONOR)
     if donors is None:
-        say(f"There is no obs column {_keys.DONOR}, so all cells count as one donor's.")
+        shared.say(f"There is no obs column {_keys.DONOR}, so all cells count as one donor's.")
     return donors
 
 
@@ -320,7 +296,7 @@ def _split(cells: Cells, key: str | None, labels_key: str | None = None) -> str 
     """The column of the split; without one, donors that are known are held out now."""
     from scbert_cll import pp
 
-    key = typed_column(cells, "--split-key", key, _keys.SPLIT)
+    key = shared.typed_column(cells, "--split-key", key, _keys.SPLIT)
     if key is not None or cells.donor_key is None:
         return key
     pp.split_donors(
@@ -330,35 +306,35 @@ def _split(cells: Cells, key: str | None, labels_key: str | None = None) -> str 
         fractions=(0.9, 0.1, 0.0) if labels_key is None else (0.7, 0.15, 0.15),
         mixed=labels_key is not None,
     )
-    parts = {part: donors_in(cells.rna, part) for part in (_keys.VAL, _keys.TEST)}
+    parts = {part: shared.donors_in(cells.rna, part) for part in (_keys.VAL, _keys.TEST)}
     donors = "; ".join(f"{names} ({part})" for part, names in parts.items() if names)
-    say(f"There is no split, so donors are held out: {donors}.")
+    shared.say(f"There is no split, so donors are held out: {donors}.")
     return _keys.SPLIT
 
 
-def _proteins(cells: Cells, tokens: AnnData, key: str) -> str:
+def _proteins(cells: Cells, tokens: AnnData, key: str | None) -> str | None:
     """The obsm of the protein counts; those of a modality are put there, without their names."""
     from scbert_cll._protein import cite_seq
 
-    if cells.rna_key is None:
+    if key is not None and cells.rna_key is None:
         key_in(key, tokens.obsm, "adata.obsm", "Name the protein counts with --protein-key.")
-    else:  # names may be anything
+    elif key is not None:  # names may be anything
         tokens.obsm[key] = cite_seq.find(cells.data, key, cells.rna_key).values.toarray()
     return key
 
 
 def _validated(model: ScBERTClassifier) -> str:
     """Scores of the network on donors that it has not learned from."""
-    kept = model.kept_epoch_
+    epoch = model.kept_epoch_
     values = ", ".join(
-        f"{name.removesuffix('_validation')} {float(frame.iloc[:, 0][kept]):.3f}"
+        f"{name.removesuffix('_validation')} {float(frame.iloc[:, 0][epoch]):.3f}"
         for name, frame in (model.history or {}).items()
-        if "validation" in name and kept in frame.index
+        if "validation" in name and epoch in frame.index
     )
     if not values:
         return "No donor validates, so nothing is known of its worth."
     return (
-        f"Donors held out, in epoch {kept}, whose weights are kept: {values} (the network alone)."
+        f"Donors held out, in epoch {epoch}, whose weights are kept: {values} (the network alone)."
     )
 
 
@@ -366,7 +342,7 @@ def _save(
     model: ScBERT | ScBERTClassifier, scores: Callable[[], str], out: Path, *, overwrite: bool
 ) -> None:
     """Print the scores and write the model, in the first process; the others have no history."""
-    if first_process():
-        say(scores())
+    if shared.first_process():
+        shared.say(scores())
         model.save(out, overwrite=overwrite)
-        say(f"The model is in {out}.")
+        shared.say(f"The model is in {out}.")

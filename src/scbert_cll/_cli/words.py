@@ -1,10 +1,18 @@
-"""Sentences of Python functions in the words of the command line: options for parameters."""
+"""Functions in the words of the command line: parameters and their sentences as options."""
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Collection, Mapping
-from typing import Final
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import is_dataclass
+from typing import Final, Literal, get_args, get_origin
+
+from docstring_parser import DocstringStyle
+from docstring_parser import parse as parse_docstring
+
+type Function = Callable[..., object]
+type Described = dict[str, tuple[inspect.Parameter, str]]
 
 # options of commands that have not the name of the Python parameter
 _ALIASES: Final = {
@@ -29,6 +37,51 @@ _WORDS: Final = re.compile(
     rf")?\b(?P<name>[a-z][a-z0-9_]*)=(?P<value>{_VALUE})?(?: of (?P<of>(?:pp|tl)\.\w+))?"
     r"|(?<![\w.'\"/-])(?P<bare>[a-z0-9]+(?:_[a-z0-9]+)+)(?![\w./(\[-]|\.\w)"
 )
+
+
+def group_of(parameter: inspect.Parameter) -> type | None:
+    """The dataclass that a parameter is to be, where it is one."""
+    kind = parameter.annotation
+    return kind if isinstance(kind, type) and is_dataclass(kind) else None
+
+
+def described_of(function: Function) -> Described:
+    """Parameters of a command with their help, among them those of its groups of options."""
+    texts: dict[str, str] = {}
+    kinds = reversed(function.__mro__) if isinstance(function, type) else [function]
+    for kind in kinds:  # a group may build on another
+        for section in parse_docstring(kind.__doc__ or "", style=DocstringStyle.NUMPYDOC).params:
+            texts |= dict.fromkeys(section.arg_name.split(", "), section.description or "")
+    described: Described = {}
+    for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
+        group = group_of(parameter)
+        if group is None:
+            described[name] = parameter, " ".join(texts[name].split())
+        else:
+            described |= described_of(group)
+    return described
+
+
+def options_of(*functions: Function) -> dict[str, tuple[str, ...]]:
+    """Options of commands or groups, each with its words where only some are possible."""
+    return {
+        name: get_args(parameter.annotation) if get_origin(parameter.annotation) is Literal else ()
+        for function in functions
+        for name, (parameter, _) in described_of(function).items()
+    }
+
+
+def typed(parameter: inspect.Parameter) -> str:
+    """A parameter as it is typed."""
+    name = parameter.name
+    return flag(name) if parameter.kind is parameter.KEYWORD_ONLY else name.upper()
+
+
+def needed_by(described: Described) -> list[inspect.Parameter]:
+    """Parameters without a default."""
+    return [
+        parameter for parameter, _ in described.values() if parameter.default is parameter.empty
+    ]
 
 
 def in_options(sentence: str, options: Mapping[str, Collection[str]]) -> str:

@@ -11,7 +11,7 @@ import logging
 import resource
 import time
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import anndata as ad
 import lightning.pytorch  # before its logger is told to be quiet: importing resets it
@@ -25,12 +25,10 @@ import scbert_cll as sc_cll
 from scbert_cll import _checks, _keys
 from scbert_cll._cli.demo import figures as demo_figures
 from scbert_cll._cli.demo import scores, signature
-from scbert_cll._cli.demo.job import Job
-from scbert_cll._cli.demo.options import OPTIONS, OUTPUTS, Options
-from scbert_cll._cli.reading import CLL, Reading, choose, read, shared_names
-from scbert_cll._cli.report import Report, draw
-from scbert_cll._cli.shared import donors_in, learned, typed_column, typed_gene
-from scbert_cll._cli.words import in_options
+from scbert_cll._cli.demo.job import OUTPUTS, Job, Options, Report
+from scbert_cll._cli.reading import CLL, Reading, choose, load, shared_names
+from scbert_cll._cli.shared import donors_in, draw, learned, typed_column, typed_gene
+from scbert_cll._cli.words import in_options, options_of
 from scbert_cll._disk.cells import write_cells
 from scbert_cll._disk.formats import FigureError
 from scbert_cll._disk.in_place import make_folder
@@ -49,13 +47,15 @@ def run(options: Options, reading: Reading) -> None:
     logging.getLogger(lightning.pytorch.__name__).setLevel(logging.WARNING)
     start, report = time.perf_counter(), Report()
     job = _begin(options, reading, report)
-    extra = None if options.pretrain_on is None else read(options.pretrain_on, Reading())
-    if extra is not None:  # in the same genes
-        extra.rna = sc_cll.pp.align_genes(extra.rna, list(job.adata.var_names))
-        sc.pp.filter_cells(extra.rna, min_counts=1)
+    extra = None
+    if options.pretrain_on is not None:  # in the same genes
+        path = options.pretrain_on
+        extra = choose(load(path), Reading(), where=path).rna
+        extra = sc_cll.pp.align_genes(extra, list(job.adata.var_names))
+        sc.pp.filter_cells(extra, min_counts=1)
     _label(job)
     _split(job)
-    corpus = _bin(job, None if extra is None else extra.rna)
+    corpus = _bin(job, extra)
     pretrained = _pretrain(job, corpus)
     classifier = _finetune(job, pretrained)
     scores.evaluate(job, classifier)
@@ -82,18 +82,18 @@ def run(options: Options, reading: Reading) -> None:
 
 def _begin(options: Options, reading: Reading, report: Report) -> Job:
     """Read the cells and refuse now what could not be done later."""
-    with_protein: dict[str, Any] = {"columns": [options.batch_key], "with_protein": True}
     if options.input is None:
         report.say(
             "Input: cll_toy, simulated CLL CITE-seq with a planted CD49d programme; six of "
             "ten donors are bimodal."
         )
         reading = dataclasses.replace(reading, cells=reading.cells or CLL)
-        toy = sc_cll.datasets.cll_toy(n_bimodal=6, rng=options.seed)
-        cells = choose(toy, reading, **with_protein)
+        data = sc_cll.datasets.cll_toy(n_bimodal=6, rng=options.seed)
     else:
-        cells = read(options.input, reading, **with_protein)
+        data = load(options.input)
         report.say(f"Input: {options.input.name}.")
+    where = options.input or "The object"
+    cells = choose(data, reading, options.batch_key, with_protein=True, where=where)
     for news in cells.news:
         report.say(news)
     adata = _checks.adata.target(_checks.adata.anndata(cells.rna), copy=False)
@@ -138,7 +138,9 @@ def _label(job: Job) -> None:
     if method == "quantile":
         label(method="quantile")
         if refusal is not None:  # only now it is sure that the labels were what was refused
-            job.report.say(f"No labels by mixture: {in_options(refusal, OPTIONS)}")
+            job.report.say(
+                f"No labels by mixture: {in_options(refusal, options_of(Options, Reading))}"
+            )
         job.report.say(
             f"Labels are the outer thirds of the {options.marker} level: a contrast, not "
             f"clinical positivity."

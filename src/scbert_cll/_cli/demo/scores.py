@@ -6,16 +6,22 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
 from scbert_cll import _checks, _keys
-from scbert_cll._cli.demo import comparison
 from scbert_cll._cli.demo.job import Job
 from scbert_cll._evaluation import within_donors
 from scbert_cll._evaluation.donors import by_donor
+from scbert_cll.estimators import baselines, seeded
 from scbert_cll.model import ScBERTClassifier
 
 OURS, NETWORK, LINEAR = "scBERT", "its network alone", "its logistic regression alone (on tokens)"
 DONOR_ALONE = "knowing the donor alone"
+_BASELINES = {
+    "logistic_l2": "logistic regression on log expression",
+    "gene_only": "logistic regression on {gene} alone",
+    "majority": "majority",
+}
 _WORDS = {"auroc_within": "AUROC within donors", "macro_f1": "macro-F1"}
 _BY_DONOR = [
     *("n_cells", "n_positive", "observed", "observed_low", "observed_high"),
@@ -26,7 +32,7 @@ _BY_DONOR = [
 def evaluate(job: Job, classifier: ScBERTClassifier) -> None:
     """Report scores of scBERT, baselines and the donor alone on the test cells, with intervals."""
     report, seed = job.report, job.options.seed
-    test = comparison.labelled(job.adata, _keys.TEST)
+    test = _labelled(job.adata, _keys.TEST)
     labels = cast("pd.DataFrame", test.obs)[_keys.CD49D].cat
     y = labels.codes.to_numpy().astype(int)
     donors = _checks.people.donors(test, job.donor_key, quiet=True).to_numpy(dtype=str)
@@ -35,7 +41,7 @@ def evaluate(job: Job, classifier: ScBERTClassifier) -> None:
     proba = {OURS: parts.joined.to_numpy(float), NETWORK: parts.network.to_numpy(float)}
     if parts.linear is not None:
         proba[LINEAR] = parts.linear.to_numpy(float)
-    proba |= comparison.probabilities(job.adata, gene=job.gene, seed=seed)
+    proba |= _baselines(job.adata, gene=job.gene, seed=seed)
     proba[DONOR_ALONE] = within_donors.of_donor_alone(y, donors, 2)
 
     scores = within_donors.compare(y, donors, proba, seed=seed)
@@ -123,3 +129,33 @@ def _difference(scores: within_donors.Compared, reference: str, metric: str) -> 
         f"{difference.words} {reference} ({_WORDS[metric]} {difference.value:+.3f}, 95 % interval "
         f"{difference.low:+.3f} to {difference.high:+.3f})"
     )
+
+
+def _labelled(adata: AnnData, part: str) -> AnnData:
+    """Cells of a part of the split that have a label."""
+    mask = (adata.obs[_keys.SPLIT] == part) & adata.obs[_keys.CD49D].notna()
+    return adata[mask.to_numpy()]
+
+
+def _baselines(adata: AnnData, *, gene: str | None, seed: int) -> dict[str, np.ndarray]:
+    """Probabilities of the labelled test cells (n, classes) by baseline, trained as scBERT is."""
+    models, layer = baselines(gene or ""), adata.uns[_keys.BINNED]["params"]["layer"]
+    train, test = (_labelled(adata, part) for part in (_keys.TRAIN, _keys.TEST))
+    x_train, x_test = (
+        AnnData(
+            cells.X if layer == "X" else cells.layers[layer],
+            var=pd.DataFrame(index=cells.var_names),
+        )
+        for cells in (train, test)
+    )
+    y = train.obs[_keys.CD49D]
+    by_name: dict[str, np.ndarray] = {}
+    for name, words in _BASELINES.items():
+        if name == "gene_only" and gene is None:
+            continue
+        model = seeded(models[name], seed)
+        model.fit(x_train, y.set_axis(x_train.obs_names))
+        proba = pd.DataFrame(model.predict_proba(x_test), columns=model.classes_)
+        proba = proba.reindex(columns=list(y.cat.categories), fill_value=0.0)
+        by_name[words.format(gene=gene)] = proba.to_numpy(float)
+    return by_name

@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 from functools import partial
 
+import numpy as np
 import pandas as pd
+from anndata import AnnData
 
 import scbert_cll as sc_cll
-from scbert_cll import _keys
-from scbert_cll._cli.demo import comparison
+from scbert_cll import _checks, _keys
 from scbert_cll._cli.demo.job import Job
-from scbert_cll._cli.report import quiet
+from scbert_cll._cli.shared import quiet
 from scbert_cll._cli.signature import up_and_down, write_signature
 from scbert_cll._disk.formats import write_text
 
@@ -62,7 +63,7 @@ def write(job: Job, attention: pd.DataFrame) -> set[str]:
 
 def planted(job: Job, classifier: sc_cll.ScBERTClassifier, attention: pd.DataFrame) -> None:
     """Report which of the planted genes each way of naming genes finds."""
-    job.report.show("Planted genes found", comparison.recovery(job.adata, attention, classifier))
+    job.report.show("Planted genes found", _recovery(job.adata, attention, classifier))
     job.report.say(
         "Attention follows abundance, and its difference between classes is mostly "
         "differential expression: both name as many genes as they are asked "
@@ -102,3 +103,42 @@ def _show(job: Job, n_donors: int) -> None:
     title = f"Signature, the clearest {len(shown)} genes"
     job.report.show(title, shown.rename(columns=_COLUMNS).set_index("gene"))
     job.report.say(_LEGEND)
+
+
+def _recovery(
+    adata: AnnData, attention: pd.DataFrame, classifier: sc_cll.ScBERTClassifier
+) -> pd.DataFrame:
+    """Number of planted genes in the signature, and among as many first genes of each ranking."""
+    truth = adata.uns[_keys.TRUTH].set_index("gene")["sign"]
+    n, by_gene = len(truth), attention.set_index("gene")
+    rankings = {
+        "attention difference": by_gene["difference"],
+        "attention (the study's ranking)": by_gene["attention"],
+        "logistic regression coefficient": _coefficients(adata, classifier),
+    }
+    rows = {"signature": _hits(sc_cll.get.signature(adata).set_index("gene")["sign"], truth)}
+    for name, values in rankings.items():
+        rows[name] = _hits(values[values.abs().nlargest(n).index], truth)
+    chance = n * n / adata.n_vars
+    rows["expected by chance"] = {"named": n, "planted": chance, "of": n, "sign_right": chance / 2}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _hits(values: pd.Series, truth: pd.Series) -> dict[str, float]:
+    """Of the genes named, those that were planted, and with which sign."""
+    hits = values.index.intersection(truth.index)
+    right = int((np.sign(values[hits]) == truth[hits]).sum())
+    return {"named": len(values), "planted": len(hits), "of": len(truth), "sign_right": right}
+
+
+def _coefficients(adata: AnnData, classifier: sc_cll.ScBERTClassifier) -> pd.Series:
+    """Coefficients per standard deviation of a gene's token, last class against first."""
+    linear = classifier.linear_
+    if linear is None:
+        return pd.Series(dtype=float)
+    tokens = _checks.counts.tokens(adata[:, classifier.genes], classifier.layer)[0].astype(float)
+    mean = np.asarray(tokens.mean(0)).ravel()
+    spread = np.sqrt(np.maximum(np.asarray(tokens.multiply(tokens).mean(0)).ravel() - mean**2, 0))
+    return pd.Series(
+        (linear.coefficients[-1] - linear.coefficients[0]) * spread, index=classifier.genes
+    )

@@ -131,9 +131,9 @@ def near(
 
     `equal` are the exact duplicates.
     """
-    check, train = "near duplicates", cells.at(_keys.TRAIN)
-    duplicated = equal.loc[equal["part"] == _keys.TEST, "at"].to_numpy(dtype=np.intp)
-    test = np.setdiff1d(cells.at(_keys.TEST), duplicated)
+    check, train, test = "near duplicates", cells.at(_keys.TRAIN), cells.at(_keys.TEST)
+    n_test = len(test)
+    test = np.setdiff1d(test, equal.loc[equal["part"] == _keys.TEST, "at"].to_numpy(dtype=np.intp))
     if not len(test) or len(train) < 3 or log.shape[1] < 3:
         meaning = (
             f"{len(test)} test cells without a twin, {len(train)} training cells and "
@@ -141,7 +141,24 @@ def near(
         )
         return Finding(check, "cannot tell", meaning), no_cells()
     neighbors = duplicates.nearest(log, train, test, seed)
-    value, close, blind, usual = _closeness(cells.matrix, log, test, neighbors, alpha, len(train))
+    if _checks.counts.are_whole(cells.matrix.data):  # closer than the noise of counting
+        pairs = duplicates.counting_noise(cells.matrix[test], cells.matrix[neighbors[:, 0]])
+        # beyond what the best of all pairs would show by chance
+        limit = -float(norm.isf(alpha / (len(test) * len(train))))
+        value = pairs["noise"].to_numpy()
+        close = (pairs["z"] < limit).to_numpy() & (value < 1)
+        blind = bool(pairs["lowest"].median() > limit)
+        usual = (
+            f"Test cells differ from their nearest training cell by {np.median(value):.2f} times "
+            f"counting noise (median)."
+        )
+    else:  # against the distance to a cell further away, which no resampling brings near
+        value, n = duplicates.distance_ratio(log, test, neighbors), neighbors.shape[1]
+        close, blind = value < _RATIO, n < duplicates.N_NEIGHBORS
+        usual = (
+            f"Test cells are {np.median(value):.2f} times as far from their nearest training cell "
+            f"as from their {n}th (median)."
+        )
     test, twins = test[close], neighbors[close, 0]
     columns = (cells.names[test], cells.parts[test], cells.names[twins], cells.parts[twins])
     offenders = pd.DataFrame(dict(zip(CELL_COLUMNS[1:], (*columns, value[close]), strict=True)))
@@ -150,42 +167,10 @@ def near(
         return Finding(check, "cannot tell", meaning, 0.0), offenders
     ok = f"No test cell is nearer to a training cell than different cells are. {usual}"
     bad = (
-        f"{len(test)} of {len(cells.at(_keys.TEST))} test cells are training cells with a little "
+        f"{len(test)} of {n_test} test cells are training cells with a little "
         f"change, as SMOTE or jitter makes them. {usual} {_SPLIT_FIRST}."
     )
     return _verdict(offenders, cells, check, ok=ok, bad=bad)
-
-
-def _closeness(
-    matrix: sparse.csr_matrix,
-    log: sparse.csr_matrix,
-    test: np.ndarray,
-    neighbors: np.ndarray,
-    alpha: float,
-    n_train: int,
-) -> tuple[np.ndarray, np.ndarray, bool, str]:
-    """How near each test cell is to its nearest training cell, and whether that is too near.
-
-    Then whether not even a copy could be seen, and what is usual.
-    """
-    if _checks.counts.are_whole(matrix.data):  # closer than the noise of counting
-        pairs = duplicates.counting_noise(matrix[test], matrix[neighbors[:, 0]])
-        # beyond what the best of all pairs would show by chance
-        limit = -float(norm.isf(alpha / (len(test) * n_train)))
-        noise = pairs["noise"].to_numpy()
-        close = (pairs["z"] < limit).to_numpy() & (noise < 1)
-        usual = (
-            f"Test cells differ from their nearest training cell by {np.median(noise):.2f} times "
-            f"counting noise (median)."
-        )
-        return noise, close, bool(pairs["lowest"].median() > limit), usual
-    # other values: against the distance to a cell further away, which no resampling brings near
-    ratio, n = duplicates.distance_ratio(log, test, neighbors), neighbors.shape[1]
-    usual = (
-        f"Test cells are {np.median(ratio):.2f} times as far from their nearest training cell "
-        f"as from their {n}th (median)."
-    )
-    return ratio, ratio < _RATIO, n < duplicates.N_NEIGHBORS, usual
 
 
 def donors(cells: Cells, column: pd.Series | None) -> Finding:
@@ -204,19 +189,21 @@ def donors(cells: Cells, column: pd.Series | None) -> Finding:
         for donor, row in shared.iterrows()
     )
     n_missing = int((column.isna().to_numpy() & pd.notna(cells.parts)).sum())
+    status: Status = "ok"
+    meaning = "Every donor is in one part only."
     if n_test:
+        status = "leak"
         meaning = (
             f"{share:.0%} of the test cells come from donors that train or validate: clone, "
             f"genotype and batch give the label away. {_SPLIT_DONORS}."
         )
-        return Finding(check, "leak", meaning, share, len(shared), offenders)
-    if len(shared):
+    elif len(shared):
+        status = "warning"
         meaning = f"Donors train and validate, so a training stops too late. {_SPLIT_DONORS}."
-        return Finding(check, "warning", meaning, share, len(shared), offenders)
-    if n_missing:
+    elif n_missing:
+        status = "cannot tell"
         meaning = f"{n_missing} cells have no donor. Fill the column or drop them."
-        return Finding(check, "cannot tell", meaning, share)
-    return Finding(check, "ok", "Every donor is in one part only.", share)
+    return Finding(check, status, meaning, share, len(shared), offenders)
 
 
 def resampled(
@@ -224,12 +211,11 @@ def resampled(
 ) -> tuple[Finding, pd.DataFrame]:
     """Rows that a resampling added, in test or validation."""
     check = "resampled rows"
+    if synthetic is None and method == "weights":
+        return Finding(check, "ok", "Balanced by weights: no row was added.", 0.0), no_cells()
     if synthetic is None:
-        finding = Finding(check, "ok", "Balanced by weights: no row was added.", 0.0)
-        if method != "weights":
-            meaning = "No resampling is on record; rows of other tools show up as duplicates only."
-            finding = Finding(check, "cannot tell", meaning)
-        return finding, no_cells()
+        meaning = "No resampling is on record; rows of other tools show up as duplicates only."
+        return Finding(check, "cannot tell", meaning), no_cells()
     at = np.flatnonzero(synthetic & np.isin(cells.parts.astype(str), (_keys.TEST, _keys.VAL)))
     offenders = pd.DataFrame({"cell": cells.names[at], "part": cells.parts[at]})
     offenders = offenders.assign(twin="", twin_part="", value=np.nan)

@@ -31,18 +31,24 @@ def gap(
 ) -> pd.DataFrame:
     """Macro-F1 of a random forest on test cells that were chosen in each of the ways.
 
-    Mean and range over the repeats.
+    Mean and range over the repeats. `y` holds codes of classes, none missing.
     """
     chosen = _chosen(y, rng)
-    dense = log[chosen][:, _expressed(log[chosen])].toarray()
-    y, donors = y[chosen], None if donors is None else donors[chosen]
+    # the genes expressed highest on average: no choice that looks at the classes
+    mean = np.asarray(log[chosen].mean(axis=0)).ravel()
+    genes = np.sort(np.argsort(-mean, kind="stable")[:MAX_GENES])
+    dense, y = log[chosen][:, genes].toarray(), y[chosen]
     seeds = rng.integers(2**31 - 1, size=3).tolist()
     rows = {"A": _resampled(y, rng), "B": np.arange(len(y))}
     folds = {scheme: _cell_folds(y[which], n_repeats, seeds[0]) for scheme, which in rows.items()}
-    if donors is not None and len(np.unique(donors)) > 1:
-        rows["C"], folds["C"] = rows["B"], _donor_folds(y, donors, n_repeats, seeds[1])
+    n_donors = N_FOLDS
+    if donors is not None:
+        n_donors = len(np.unique(donors[chosen]))
+        if n_donors > 1:
+            rows["C"] = rows["B"]
+            folds["C"] = _donor_folds(y, donors[chosen], n_repeats, seeds[1])
     scores = [
-        _row(scheme, _runs(dense[at], y[at], folds[scheme], seeds[2]), donors)
+        _row(scheme, _runs(dense[at], y[at], folds[scheme], seeds[2]), n_donors)
         for scheme, at in rows.items()
     ]
     return pd.DataFrame(scores, columns=list(COLUMNS)).rename(index=str)
@@ -50,21 +56,9 @@ def gap(
 
 def _chosen(y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Cells of the classes that every fold can have one of, a random few thousand at most."""
-    cells = np.flatnonzero(_sizes(y) >= 2 * N_FOLDS)
+    cells = np.flatnonzero(np.bincount(y)[y] >= 2 * N_FOLDS)
     cells = rng.choice(cells, MAX_CELLS, replace=False) if len(cells) > MAX_CELLS else cells
-    return np.sort(cells[_sizes(y[cells]) >= N_FOLDS])
-
-
-def _sizes(y: np.ndarray) -> np.ndarray:
-    """Number of cells in the class of each cell."""
-    _, code, sizes = np.unique(y, return_inverse=True, return_counts=True)
-    return np.asarray(sizes[code])
-
-
-def _expressed(log: sparse.csr_matrix) -> np.ndarray:
-    """The genes expressed highest on average: no choice that looks at the classes."""
-    mean = np.asarray(log.mean(axis=0)).ravel()
-    return np.sort(np.argsort(-mean, kind="stable")[:MAX_GENES])
+    return np.sort(cells[np.bincount(y[cells])[y[cells]] >= N_FOLDS])
 
 
 def _resampled(y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -107,13 +101,13 @@ def _runs(x: np.ndarray, y: np.ndarray, folds: list[Parts], seed: int) -> pd.Dat
     return pd.DataFrame(runs, columns=["macro_f1", "n_train", "n_test"])
 
 
-def _row(scheme: str, runs: pd.DataFrame, donors: np.ndarray | None) -> tuple[object, ...]:
-    score, note = runs["macro_f1"], ""
-    sizes = [int(runs[c].median()) if len(runs) else 0 for c in ("n_train", "n_test")]
-    n_donors = N_FOLDS if donors is None else len(np.unique(donors))
-    if not len(runs):
+def _row(scheme: str, runs: pd.DataFrame, n_donors: int) -> tuple[object, ...]:
+    score, note, sizes = runs["macro_f1"], "", [0, 0]
+    if runs.empty:
         note = "no donors can be held out so that two classes are left"
-    elif scheme == "C" and n_donors < N_FOLDS:
-        note = f"{n_donors} donors: one is tested at a time, not a fifth of the cells"
+    else:
+        sizes = runs[["n_train", "n_test"]].median().astype(int).tolist()
+        if scheme == "C" and n_donors < N_FOLDS:
+            note = f"{n_donors} donors: one is tested at a time, not a fifth of the cells"
     scores = (score.mean(), score.min(), score.max())
     return (scheme, SCHEMES[scheme], *scores, len(runs), *sizes, note)
