@@ -35,7 +35,7 @@ def by_donor(
         for donor in names
         for at in [np.flatnonzero(donors == donor)]
     ]
-    return table(rows, _DONOR_COLUMNS)
+    return table(rows, _DONORS)
 
 
 def _donor(
@@ -73,7 +73,7 @@ def _donor(
 def agreement(donors: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
     """Number of donors whose predicted call is the observed one, and errors (from `by_donor`)."""
     rows = [{"model": model} | _agreement(donors[donors["model"] == model]) for model in models]
-    return table(rows, _AGREEMENT_COLUMNS)
+    return table(rows, _AGREEMENT)
 
 
 def _agreement(donors: pd.DataFrame) -> dict[str, object]:
@@ -112,26 +112,26 @@ def reliability(
     are not: they show how few cells a bin has, no more.
     """
     rows = [
-        {"model": model} | row
+        {"model": model, **row}
         for model, p in proba.items()
         for row in _bins(y, complete(p), n_bins)
     ]
-    return table(rows, _RELIABILITY_COLUMNS)
+    return table(rows, _RELIABILITY)
 
 
-def _bins(y: np.ndarray, proba: np.ndarray, n_bins: int) -> list[dict[str, object]]:
+def _bins(y: np.ndarray, proba: np.ndarray, n_bins: int) -> list[dict[str, float]]:
     if not proba.size:
         return []
     predicted = proba[:, :, -1].ravel()
     right = np.tile(y == proba.shape[2] - 1, len(proba))
     bins = equal_mass_bins(predicted, n_bins)
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, float]] = []
     for number, code in enumerate(np.unique(bins)):
         in_bin = bins == code
         share, n = right[in_bin].mean(), max(round(in_bin.sum() / len(proba)), 1)
         low, high = interval(round(share * n), n, "wilson")
-        row = {"n_cells": n, "predicted": predicted[in_bin].mean(), "observed": share}
-        rows.append({"bin": number} | row | {"low": low, "high": high})
+        row = {"bin": number, "n_cells": n, "low": low, "high": high}
+        rows.append({**row, "predicted": predicted[in_bin].mean(), "observed": share})
     return rows
 
 
@@ -148,31 +148,23 @@ def interval(n_hits: int, n: int, method: str) -> tuple[float, float]:
     return float(limits.low), float(limits.high)
 
 
-def table(rows: Sequence[Mapping[str, object]], types: Mapping[str, str]) -> pd.DataFrame:
-    """A table with these columns and types, also without rows, that h5ad can hold."""
-    made = pd.DataFrame(list(rows), columns=list(types)).astype(dict(types))
+def table(rows: Sequence[Mapping[str, object]], columns: str) -> pd.DataFrame:
+    """A table with these columns, of the same types also without rows, that h5ad can hold."""
+    names = columns.split()
+    types = {name: _TYPES.get(name, "float64") for name in names}
+    made = pd.DataFrame(list(rows), columns=names).astype(types)
     return made.set_axis(made.index.astype(str))
 
 
-def columns(order: str, *, whole: str = "", truth: str = "", text: str = "") -> dict[str, str]:
-    """Types of columns in their order; what is not named otherwise is a real number."""
-    kinds = [(whole, "int64"), (truth, "bool"), (text, "object")]
-    types = {name: kind for names, kind in kinds for name in names.split()}
-    return {name: types.get(name, "float64") for name in order.split()}
-
-
-_DONOR_COLUMNS = columns(
+_DONORS = (
     "model donor n_cells n_positive observed predicted observed_low observed_high predicted_low "
-    "predicted_high observed_call predicted_call accuracy auroc note",
-    whole="n_cells n_positive",
-    truth="observed_call predicted_call",
-    text="model donor note",
+    "predicted_high observed_call predicted_call accuracy auroc note"
 )
-_AGREEMENT_COLUMNS = columns(
-    "model n_donors n_agree share low high spearman mae note",
-    whole="n_donors n_agree",
-    text="model note",
-)
-_RELIABILITY_COLUMNS = columns(
-    "model bin n_cells predicted observed low high", whole="bin n_cells", text="model"
-)
+_AGREEMENT = "model n_donors n_agree share low high spearman mae note"
+_RELIABILITY = "model bin n_cells predicted observed low high"
+_KINDS = {  # of columns of any table of an evaluation; the others are real numbers
+    "object": "model donor metric class reference interval note",
+    "int64": "n_cells n_positive n_donors n_agree n_repeats n_undefined repeat bin",
+    "bool": "observed_call predicted_call",
+}
+_TYPES = {name: kind for kind, names in _KINDS.items() for name in names.split()}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 from typing import NamedTuple
 
@@ -12,26 +11,11 @@ import numpy as np
 import pandas as pd
 
 from scbert_cll._checks.words import choice, listed
+from scbert_cll._evaluation import bootstrap
 from scbert_cll._evaluation import donors as per_donor
-from scbert_cll._evaluation.bootstrap import (
-    NONE,
-    OVER_CELLS,
-    Limits,
-    Resampling,
-    interval_of,
-    joined,
-    of_draws,
-    resample,
-)
-from scbert_cll._evaluation.metrics import (
-    LOWER_IS_BETTER,
-    METRICS,
-    OF_RANKS,
-    chance,
-    ends,
-    estimates,
-    score,
-)
+from scbert_cll._evaluation import metrics as _metrics
+from scbert_cll._evaluation.bootstrap import Limits, interval_of, joined, of_draws
+from scbert_cll._evaluation.metrics import METRICS, OF_RANKS
 
 _SAME = 1e-6  # probabilities that are the same but for single precision
 _FLAT = "the model says the same of every cell of a fold: cells are tied, and folds are not ranked"
@@ -63,22 +47,24 @@ class OutOfFold:
             )
         sums = {model: np.nan_to_num(p.sum(2), nan=1) for model, p in self.proba.items()}
         far = [model for model, one in sums.items() if (np.abs(one - 1) > 1e-3).any()]
+        n_classes, y = len(self.classes), self.y
+        n_donors = shape[1] if self.donors is None else len(self.donors)
+        folds = shape[:2] if self.folds is None else self.folds.shape
         unknown = sorted(set(self.baselines) - set(self.proba))
-        problem = ""
-        if far:
-            problem = f"Probabilities of a cell must sum to 1; not so in {listed(far)}."
-        elif len(self.classes) < 2 or self.y.min() < 0 or self.y.max() >= len(self.classes):
-            classes = f"at least two classes ({listed(self.classes)})"
-            problem = f"y must hold codes of {classes}, none missing."
-        elif self.donors is not None and len(self.donors) != shape[1]:
-            n = len(self.donors)
-            problem = f"donors must name the donor of each of {shape[1]} cells; found {n}."
-        elif self.folds is not None and self.folds.shape != shape[:2]:
-            problem = f"folds must name the fold of {size}; found {self.folds.shape}."
-        elif unknown:
-            problem = f"Baselines without predictions: {listed(unknown)}."
-        if problem:
-            raise ValueError(problem)
+        codes = f"at least two classes ({listed(self.classes)})"
+        donors = f"donors must name the donor of each of {shape[1]} cells; found {n_donors}."
+        problems = {
+            f"Probabilities of a cell must sum to 1; not so in {listed(far)}.": far,
+            f"y must hold codes of {codes}, none missing.": (
+                n_classes < 2 or y.min() < 0 or y.max() >= n_classes
+            ),
+            donors: n_donors != shape[1],
+            f"folds must name the fold of {size}; found {folds}.": folds != shape[:2],
+            f"Baselines without predictions: {listed(unknown)}.": unknown,
+        }
+        for problem, is_there in problems.items():
+            if is_there:
+                raise ValueError(problem)
 
     def exact(self) -> dict[str, np.ndarray]:
         """Probabilities in double precision whose rows sum to 1."""
@@ -148,14 +134,14 @@ def tables(
     """
     for name in metrics:
         choice(name, METRICS, "A metric")
-    y, donors, proba = predictions.y, predictions.donors, predictions.exact()
-    n_repeats = len(next(iter(proba.values())))
-    study = _Study(predictions, proba, resample(y, donors, n_repeats, n_bootstrap, seed), metrics)
+    study = _Study(predictions, metrics, n_bootstrap, seed)
+    y, proba, drawn = predictions.y, study.proba, study.drawn
+    classes = predictions.classes
+    by_donor = per_donor.by_donor(
+        y, predictions.donors, proba, classes, positive_from=positive_from
+    )
     scores = study.scores()
     summary = study.summary(scores)
-    by_donor = per_donor.by_donor(
-        y, donors, proba, predictions.classes, positive_from=positive_from
-    )
     made = {
         "scores": scores,
         "summary": summary,
@@ -165,21 +151,18 @@ def tables(
         "agreement": per_donor.agreement(by_donor, list(proba)),
         "reliability": per_donor.reliability(y, proba),
     }
-    unit = "cell" if study.drawn.interval == OVER_CELLS else "donor"
-    return Evaluation(made, unit, study.drawn.n_units)
+    unit = "cell" if drawn.interval == bootstrap.OVER_CELLS else "donor"
+    return Evaluation(made, unit, drawn.n_units)
 
 
 class _Study:
     """Predictions of several models with the same draws for all."""
 
-    def __init__(
-        self,
-        data: OutOfFold,
-        proba: dict[str, np.ndarray],
-        drawn: Resampling,
-        metrics: Sequence[str],
-    ) -> None:
-        self.data, self.proba, self.drawn, self.metrics = data, proba, drawn, metrics
+    def __init__(self, data: OutOfFold, metrics: Sequence[str], n_draws: int, seed: int) -> None:
+        y, proba = data.y, data.exact()
+        n_repeats = len(next(iter(proba.values())))
+        drawn = bootstrap.resample(y, data.donors, n_repeats, n_draws, seed)
+        self.data, self.metrics, self.proba, self.drawn = data, metrics, proba, drawn
         codes = range(len(data.classes))
         names = [*metrics, *(f"{side}|{code}" for side in _SIDES for code in codes)]
         ranks = [name for name in metrics if name in OF_RANKS]
@@ -189,24 +172,24 @@ class _Study:
             for model, p in proba.items()
             if data.is_flat(p)
         }
-        self.draws = {model: of_draws(names, data.y, p, drawn) for model, p in proba.items()}
+        self.draws = {model: of_draws(names, y, p, drawn) for model, p in proba.items()}
         for model, p in self.tied.items() if ranks else ():
-            self.draws[model] |= of_draws(ranks, data.y, p, drawn)
+            self.draws[model] |= of_draws(ranks, y, p, drawn)
 
     def scores(self) -> pd.DataFrame:
         """Each metric of each repeat."""
-        return per_donor.table(list(self._scores()), _SCORES)
-
-    def _scores(self) -> Iterator[dict[str, object]]:
-        data = self.data
-        how = partial(score, ordered=data.ordered, donors=data.donors)
+        data, rows = self.data, []
         for model, repeats in self.proba.items():
             for (repeat, proba), name in product(enumerate(repeats), self.metrics):
                 tied = name in OF_RANKS and model in self.tied
                 shown = self.tied[model][repeat] if tied else proba
-                value, note = how(name, data.y, shown, data.classes)
+                value, note = _metrics.score(
+                    name, data.y, shown, data.classes, ordered=data.ordered, donors=data.donors
+                )
                 note = joined(note, _FLAT if tied and np.isfinite(value) else "")
-                yield dict(zip(_SCORES, (model, repeat, name, value, note), strict=True))
+                row = {"model": model, "repeat": repeat, "metric": name}
+                rows.append({**row, "value": value, "note": note})
+        return per_donor.table(rows, _SCORES)
 
     def summary(self, scores: pd.DataFrame) -> pd.DataFrame:
         """Estimate and interval of each metric over the repeats."""
@@ -214,29 +197,28 @@ class _Study:
         n_classes = len(self.data.classes)
         for (model, metric), part in _parts(scores, "model", "metric"):
             values = part["value"].dropna()
-            estimate = float(values.mean())
-            draws = self.draws[model][metric]
-            limits = interval_of(estimate, draws, self.drawn, ends(metric, n_classes))
+            estimate, draws = float(values.mean()), self.draws[model][metric]
+            limits = interval_of(estimate, draws, self.drawn, _metrics.ends(metric, n_classes))
             notes, n_missing = joined(*part["note"]), len(part) - len(values)
             if 0 < n_missing < len(part):
                 missing = f"undefined in {n_missing} of {len(part)}"
                 notes = f"mean over the defined repeats; {missing}: {notes}"
-            row = {"model": model, "metric": metric, "estimate": estimate}
+            row = {"model": model, "metric": metric, "estimate": estimate, **limits._asdict()}
             row |= {"sd_repeats": values.std(ddof=1), "n_repeats": len(part)}
-            row |= {"chance": chance(metric, self.data.y, n_classes)} | limits._asdict()
+            row["chance"] = _metrics.chance(metric, self.data.y, n_classes)
             rows.append(row | {"note": joined(notes, *self._notes(limits))})
         return per_donor.table(rows, _SUMMARY)
 
     def _notes(self, limits: Limits) -> tuple[str, str]:
         """What is to be known of an interval, if there is one."""
-        return ("" if limits.interval == NONE else self.drawn.note), limits.note
+        return ("" if limits.interval == bootstrap.NONE else self.drawn.note), limits.note
 
     def differences(self, summary: pd.DataFrame) -> pd.DataFrame:
         """Every model but the best baseline, minus the best baseline."""
         rows = []
         for (metric,), part in _parts(summary, "metric"):
             values = part.set_index("model")["estimate"]
-            sign = -1 if metric in LOWER_IS_BETTER else 1
+            sign = -1 if metric in _metrics.LOWER_IS_BETTER else 1
             of_baselines = sign * values[list(self.data.baselines)].dropna()
             best = str(of_baselines.idxmax()) if len(of_baselines) else ""
             for model in part["model"] if self.data.baselines else ():
@@ -266,7 +248,7 @@ class _Study:
                 notes: list[str] = []
                 for side, why in _SIDES.items():
                     metric = f"{side}|{code}"
-                    values = np.array([estimates([metric], y, p)[0] for p in complete])
+                    values = np.array([_metrics.estimates([metric], y, p)[0] for p in complete])
                     defined = values[np.isfinite(values)]
                     mean = float(defined.mean()) if len(defined) else np.nan
                     n_missing = len(values) - len(defined)
@@ -286,20 +268,10 @@ def _parts(table: pd.DataFrame, *by: str) -> list[tuple[tuple[str, ...], pd.Data
     return [(tuple(map(str, key)), part) for key, part in table.groupby(list(by), sort=False)]
 
 
-_SCORES = per_donor.columns(
-    "model repeat metric value note", whole="repeat", text="model metric note"
-)
-_SUMMARY = per_donor.columns(
-    "model metric estimate low high interval sd_repeats n_repeats n_undefined chance note",
-    whole="n_repeats n_undefined",
-    text="model metric interval note",
-)
-_DIFFERENCES = per_donor.columns(
-    "metric model reference difference low high p note", text="metric model reference note"
-)
-_PER_CLASS = per_donor.columns(
+_SCORES = "model repeat metric value note"
+_SUMMARY = "model metric estimate low high interval sd_repeats n_repeats n_undefined chance note"
+_DIFFERENCES = "metric model reference difference low high p note"
+_PER_CLASS = (
     "model class n_cells prevalence precision recall precision_low precision_high recall_low "
-    "recall_high note",
-    whole="n_cells",
-    text="model class note",
+    "recall_high note"
 )

@@ -126,21 +126,18 @@ def _label(job: Job) -> None:
         protein_key=job.reading.protein_key,
         rna_key=job.cells.rna_key,
     )
-    method, refusal = options.label, None
-    if method != "quantile":
-        try:
-            label(method="gmm")
-            method = "gmm"
-        except ValueError as error:
-            if method == "gmm":
-                raise
-            method, refusal = "quantile", str(error)
+    method = options.label
+    try:
+        label(method="quantile" if method == "quantile" else "gmm")
+        method = "gmm" if method == "auto" else method
+    except ValueError as error:
+        if method != "auto":
+            raise
+        method = "quantile"
+        label(method=method)  # so it is sure that the labels were what was refused
+        refusal = in_options(str(error), options_of(Options, Reading))
+        job.report.say(f"No labels by mixture: {refusal}")
     if method == "quantile":
-        label(method="quantile")
-        if refusal is not None:  # only now it is sure that the labels were what was refused
-            job.report.say(
-                f"No labels by mixture: {in_options(refusal, options_of(Options, Reading))}"
-            )
         job.report.say(
             f"Labels are the outer thirds of the {options.marker} level: a contrast, not "
             f"clinical positivity."
@@ -159,30 +156,26 @@ def _split(job: Job) -> None:
     split = partial(
         sc_cll.pp.split_donors, adata, donor_key, labels_key=_keys.CD49D, rng=job.options.seed
     )
-    if n_donors >= 3:
-        split(fractions=(0.6, 0.2, 0.2), mixed=True)
-        job.report.say(
-            f"Split by donor: {n_donors} donors; held out for the test: "
-            f"{donors_in(adata, _keys.TEST)}."
-        )
-    elif n_donors == 2:
-        split(fractions=(0.5, 0.0, 0.5), mixed=True)
-        train = np.flatnonzero(job.obs[_keys.SPLIT] == _keys.TRAIN)
-        rng = np.random.default_rng(job.options.seed)
-        parts = job.obs[_keys.SPLIT].to_numpy(dtype=object, copy=True)
-        parts[rng.choice(train, len(train) // 5, replace=False)] = _keys.VAL
-        adata.obs[_keys.SPLIT] = pd.Categorical(parts, categories=list(_keys.SPLIT_ORDER))
-        job.report.say(
-            f"Split by donor: two donors, {donors_in(adata, _keys.TEST)} is held out; a fifth of "
-            f"the other's cells only decides when pretraining stops and how strong the linear "
-            f"part's penalty is."
-        )
-    else:
+    if n_donors == 1:
         split(unit="cell")
         job.report.say(
             "Split by cell, stratified by class: with one donor nothing can be said of other "
             "patients (optimistic)."
         )
+        return
+    split(fractions=(0.6, 0.2, 0.2) if n_donors > 2 else (0.5, 0.0, 0.5), mixed=True)
+    test = donors_in(adata, _keys.TEST)
+    if n_donors > 2:
+        job.report.say(f"Split by donor: {n_donors} donors; held out for the test: {test}.")
+        return
+    parts = job.obs[_keys.SPLIT].to_numpy(dtype=object, copy=True)
+    train, rng = np.flatnonzero(parts == _keys.TRAIN), np.random.default_rng(job.options.seed)
+    parts[rng.choice(train, len(train) // 5, replace=False)] = _keys.VAL
+    adata.obs[_keys.SPLIT] = pd.Categorical(parts, categories=list(_keys.SPLIT_ORDER))
+    job.report.say(
+        f"Split by donor: two donors, {test} is held out; a fifth of the other's cells only "
+        f"decides when pretraining stops and how strong the linear part's penalty is."
+    )
 
 
 def _bin(job: Job, extra: AnnData | None) -> AnnData:

@@ -104,7 +104,7 @@ def _within_donors(scores: within_donors.Compared, *, n_donors: int) -> str:
     where = "Within the held-out donors"
     if n_donors == 1:
         where = "Among the held-out cells of the one donor"
-    difference = _difference(scores, str(others.idxmax()), "auroc_within")
+    difference, _ = _difference(scores, str(others.idxmax()), "auroc_within")
     return f"{where} of this one split scBERT {difference}, the best of the others."
 
 
@@ -114,21 +114,21 @@ def _over_all_cells(scores: within_donors.Compared, *, n_donors: int) -> str:
             "With one donor in the test, knowing the donor alone is knowing the share of positive "
             "cells."
         )
-    text = f"Over all test cells scBERT {_difference(scores, DONOR_ALONE, 'macro_f1')}."
-    if within_donors.difference(scores, OURS, DONOR_ALONE, "macro_f1").low > 0:
-        return text
-    return (
-        f"{text} So macro-F1 over these donors says little of a model: their shares of positive "
-        f"cells alone give as much."
+    difference, is_ahead = _difference(scores, DONOR_ALONE, "macro_f1")
+    so = (
+        " So macro-F1 over these donors says little of a model: their shares of positive cells "
+        "alone give as much."
     )
+    return f"Over all test cells scBERT {difference}.{so * (not is_ahead)}"
 
 
-def _difference(scores: within_donors.Compared, reference: str, metric: str) -> str:
+def _difference(scores: within_donors.Compared, reference: str, metric: str) -> tuple[str, bool]:
+    """How scBERT does against another in words, and whether it is ahead."""
     difference = within_donors.difference(scores, OURS, reference, metric)
     return (
         f"{difference.words} {reference} ({_WORDS[metric]} {difference.value:+.3f}, 95 % interval "
         f"{difference.low:+.3f} to {difference.high:+.3f})"
-    )
+    ), difference.low > 0
 
 
 def _labelled(adata: AnnData, part: str) -> AnnData:

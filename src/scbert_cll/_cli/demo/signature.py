@@ -48,7 +48,15 @@ def find(job: Job, classifier: sc_cll.ScBERTClassifier) -> pd.DataFrame:
             f"Signature: {up_and_down(record)}. {tested}q < {record['params']['alpha']:g}, "
             f"and a linear classifier of other donors' cells agrees. {opinion}"
         )
-        _show(job, record["n_donors"])
+        genes = sc_cll.get.signature(adata)
+        shown = genes[[name for name in _COLUMNS if name in genes]].head(_SHOWN)
+        of_donors = f"{{}} of {record['n_donors']}".format
+        shown = shown.assign(
+            q=shown["q"].map("{:.1g}".format), n_left_out=shown["n_left_out"].map(of_donors)
+        )
+        title = f"Signature, the clearest {len(shown)} genes"
+        report.show(title, shown.rename(columns=_COLUMNS).set_index("gene"))
+        report.say(_LEGEND)
     else:
         report.say(f"Signature: none. {tested}{record['reason']}.")
     return sc_cll.get.gene_attention(adata, group=job.positive)
@@ -92,19 +100,6 @@ def _signature(job: Job, classifier: sc_cll.ScBERTClassifier) -> str:
     )
 
 
-def _show(job: Job, n_donors: int) -> None:
-    """Show the clearest genes."""
-    genes = sc_cll.get.signature(job.adata)
-    shown = genes[[name for name in _COLUMNS if name in genes]].head(_SHOWN)
-    shown = shown.assign(
-        q=shown["q"].map("{:.1g}".format),
-        n_left_out=shown["n_left_out"].map(f"{{}} of {n_donors}".format),
-    )
-    title = f"Signature, the clearest {len(shown)} genes"
-    job.report.show(title, shown.rename(columns=_COLUMNS).set_index("gene"))
-    job.report.say(_LEGEND)
-
-
 def _recovery(
     adata: AnnData, attention: pd.DataFrame, classifier: sc_cll.ScBERTClassifier
 ) -> pd.DataFrame:
@@ -116,19 +111,16 @@ def _recovery(
         "attention (the study's ranking)": by_gene["attention"],
         "logistic regression coefficient": _coefficients(adata, classifier),
     }
-    rows = {"signature": _hits(sc_cll.get.signature(adata).set_index("gene")["sign"], truth)}
-    for name, values in rankings.items():
-        rows[name] = _hits(values[values.abs().nlargest(n).index], truth)
+    named = {"signature": sc_cll.get.signature(adata).set_index("gene")["sign"]}
+    named |= {name: v[v.abs().nlargest(n).index] for name, v in rankings.items()}
+    rows: dict[str, dict[str, float]] = {}
+    for name, values in named.items():
+        hits = values.index.intersection(truth.index)
+        right = int((np.sign(values[hits]) == truth[hits]).sum())
+        rows[name] = {"named": len(values), "planted": len(hits), "of": n, "sign_right": right}
     chance = n * n / adata.n_vars
     rows["expected by chance"] = {"named": n, "planted": chance, "of": n, "sign_right": chance / 2}
     return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def _hits(values: pd.Series, truth: pd.Series) -> dict[str, float]:
-    """Of the genes named, those that were planted, and with which sign."""
-    hits = values.index.intersection(truth.index)
-    right = int((np.sign(values[hits]) == truth[hits]).sum())
-    return {"named": len(values), "planted": len(hits), "of": len(truth), "sign_right": right}
 
 
 def _coefficients(adata: AnnData, classifier: sc_cll.ScBERTClassifier) -> pd.Series:
@@ -139,6 +131,5 @@ def _coefficients(adata: AnnData, classifier: sc_cll.ScBERTClassifier) -> pd.Ser
     tokens = _checks.counts.tokens(adata[:, classifier.genes], classifier.layer)[0].astype(float)
     mean = np.asarray(tokens.mean(0)).ravel()
     spread = np.sqrt(np.maximum(np.asarray(tokens.multiply(tokens).mean(0)).ravel() - mean**2, 0))
-    return pd.Series(
-        (linear.coefficients[-1] - linear.coefficients[0]) * spread, index=classifier.genes
-    )
+    per_deviation = (linear.coefficients[-1] - linear.coefficients[0]) * spread
+    return pd.Series(per_deviation, index=classifier.genes)
