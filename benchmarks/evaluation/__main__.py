@@ -17,9 +17,7 @@ import json
 import logging
 import platform
 import time
-import warnings
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -29,11 +27,10 @@ import torch
 
 import scbert_cll as sc_cll
 from benchmarks.evaluation._page import write_page
-from benchmarks.evaluation._sets import SETS, Set, load, some, toy
+from benchmarks.evaluation._sets import BENCHMARKS, SETS, Set, compared, load, parser_of, some, toy
 
-HERE = Path(__file__).parents[1]
-RESULTS = HERE / "results" / "evaluation"
-FIGURES = HERE.parent / "docs" / "_static" / "evaluation"
+RESULTS = BENCHMARKS / "results" / "evaluation"
+FIGURES = BENCHMARKS.parent / "docs" / "_static" / "evaluation"
 SMALL = ("majority", "gene_only", "library_size", "pseudobulk")
 STRONG = (
     "logistic_l2",
@@ -64,10 +61,11 @@ METRICS = (
 )
 
 
-def models(asked: list[str], data: Set) -> dict[str, Any]:
-    names = [name for word in asked for name in GROUPS.get(word, (word,))]
-    known = sc_cll.estimators.available(data.gene)
-    chosen = {name: known[name] for name in dict.fromkeys(names)}
+def models(words: list[str], data: Set) -> dict[str, Any]:
+    """Models by names, or names of their groups."""
+    names = [name for word in words for name in GROUPS.get(word, (word,))]
+    available = sc_cll.estimators.available(data.gene)
+    chosen = {name: available[name] for name in dict.fromkeys(names)}
     for name, model in chosen.items():
         if name in ("scbert_pretrained", "scbert_frozen") and data.extra is not None:
             chosen[name] = model.set_params(extra=data.extra)
@@ -76,43 +74,19 @@ def models(asked: list[str], data: Set) -> dict[str, Any]:
     return chosen
 
 
-def evaluate(
-    data: Set,
-    asked: list[str],
-    *,
-    repeats: int,
-    scheme: str | None,
-    checkpoint: Path | None,
-    splits: int = 5,
-) -> None:
-    how = data.arguments | ({"scheme": scheme} if scheme else {}) | {"n_splits": splits}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        sc_cll.tl.cross_validate(
-            data.adata,
-            **how,
-            models=models(asked, data),
-            n_repeats=repeats,
-            metrics=METRICS,
-            checkpoint=checkpoint,
-        )
-    summary = data.adata.uns["cv"]["summary"].pivot_table(
-        index="model", columns="metric", values="estimate"
-    )
+def evaluate(data: Set, names: list[str], scheme: str | None, **options: Any) -> None:
+    options["scheme"] = scheme or data.scheme
+    summary = compared(data, models=models(names, data), metrics=METRICS, **options)
     lines = [
         f"| {model} | {row['macro_f1']:.4f} | {row['auroc']:.4f} |"
         for model, row in summary.iterrows()
     ]
-    print(
-        f"\n{data.title}\n\n| model | macro-F1 | AUROC |\n|---|---|---|",
-        *lines,
-        sep="\n",
-        flush=True,
-    )
+    head = f"\n{data.title}\n\n| model | macro-F1 | AUROC |\n|---|---|---|"
+    print(head, *lines, sep="\n", flush=True)
 
 
 def write(name: str, data: Set, arguments: argparse.Namespace, seconds: float) -> None:
-    found = data.adata.uns["cv"]
+    results = data.adata.uns["cv"]
     out = RESULTS / (name if not arguments.suffix else f"{name}_{arguments.suffix}")
     out.mkdir(parents=True, exist_ok=True)
     for table in (
@@ -125,7 +99,7 @@ def write(name: str, data: Set, arguments: argparse.Namespace, seconds: float) -
         "seconds",
         "folds",
     ):
-        found[table].to_csv(out / f"{table}.csv", index=False, float_format="%.5g")
+        results[table].to_csv(out / f"{table}.csv", index=False, float_format="%.5g")
     packages = ("scbert-cll", "torch", "scikit-learn", "scvi-tools", "anndata", "scanpy")
     record = {
         "set": name,
@@ -133,9 +107,9 @@ def write(name: str, data: Set, arguments: argparse.Namespace, seconds: float) -
         "n_cells": data.adata.n_obs,
         "n_labelled": int(data.adata.obs[data.labels_key].notna().sum()),
         "n_genes": data.adata.n_vars,
-        "unit": found["unit"],
-        "n_units": int(found["n_units"]),
-        "params": found["params"],
+        "unit": results["unit"],
+        "n_units": int(results["n_units"]),
+        "params": results["params"],
         "seconds_of_this_command": round(seconds),
         "date": time.strftime("%Y-%m-%d"),
         "python": platform.python_version(),
@@ -147,30 +121,17 @@ def write(name: str, data: Set, arguments: argparse.Namespace, seconds: float) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=HERE.parents[1] / "shared" / "data",
-        help="folder of the real data",
-    )
-    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
-    parser.add_argument(
-        "--models", nargs="+", default=["all"], help=f"names, or {', '.join(GROUPS)}"
-    )
+    parser = parser_of(__doc__, SETS, BENCHMARKS / "cache")
+    parser.set_defaults(sets=list(SETS))
+    groups = f"names, or {', '.join(GROUPS)}"
+    parser.add_argument("--models", nargs="+", default=["all"], help=groups)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument(
         "--splits", type=int, default=5, help="folds, where the scheme is not one donor at a time"
     )
-    parser.add_argument("--cells", type=int, help="so many labelled cells only, drawn by class")
     parser.add_argument("--scheme", help="instead of the set's own, e.g. group_kfold")
     parser.add_argument(
         "--suffix", default="", help="of the folder of results, for another scheme or other models"
-    )
-    parser.add_argument(
-        "--checkpoint", type=Path, default=HERE / "cache", help="folder of finished folds"
     )
     parser.add_argument(
         "--keep",
@@ -191,21 +152,21 @@ def main() -> None:
         return
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     if arguments.quick:
-        evaluate(
-            toy(arguments.data, n_cells=300, n_genes=220),
-            ["majority", "logistic_sgd"],
-            repeats=1,
-            scheme="group_kfold",
-            checkpoint=None,
-        )
+        small = toy(arguments.data, n_cells=300, n_genes=220)
+        evaluate(small, ["majority", "logistic_sgd"], "group_kfold", n_repeats=1)
         return
     for name in arguments.sets:
         start, data = time.perf_counter(), load(name, arguments.data)
         if arguments.cells:
             data = some(data, arguments.cells)
-        how = {"repeats": arguments.repeats, "scheme": arguments.scheme, "splits": arguments.splits}
-        how |= {"checkpoint": arguments.checkpoint / name}
-        evaluate(data, arguments.models, **how)
+        evaluate(
+            data,
+            arguments.models,
+            arguments.scheme,
+            n_repeats=arguments.repeats,
+            n_splits=arguments.splits,
+            checkpoint=arguments.checkpoint / name,
+        )
         write(name, data, arguments, time.perf_counter() - start)
 
 

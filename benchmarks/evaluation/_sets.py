@@ -5,7 +5,8 @@ toy.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from sklearn.model_selection import train_test_split
 
 import scbert_cll as sc_cll
 
+BENCHMARKS = Path(__file__).parents[1]
 PROTEIN = "protein"
 T_CELLS = ("memoryt", "regulatoryt", "thelper", "cytotoxict", "naivet", "naivecytotoxic")
 
@@ -46,6 +48,26 @@ class Set:
             "gene": self.gene,
             "protein_key": protein_key,
         }
+
+
+def parser_of(doc: str | None, sets: Iterable[str], folds: Path) -> ArgumentParser:
+    """What every command on these sets takes: data, sets, cells, and where folds are kept."""
+    parser = ArgumentParser(description=doc, formatter_class=RawDescriptionHelpFormatter)
+    data = BENCHMARKS.parents[1] / "shared" / "data"
+    parser.add_argument("--data", type=Path, default=data, help="folder of the real data")
+    parser.add_argument("--sets", nargs="+", choices=list(sets))
+    parser.add_argument("--cells", type=int, help="so many labelled cells only, drawn by class")
+    parser.add_argument("--checkpoint", type=Path, default=folds, help="folder of finished folds")
+    return parser
+
+
+def compared(data: Set, **options: Any) -> pd.DataFrame:
+    """Estimates of the metrics (model × metric) in the folds of the set."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sc_cll.tl.cross_validate(data.adata, **{**data.arguments, **options})
+    summary = data.adata.uns["cv"]["summary"]
+    return summary.pivot_table(index="model", columns="metric", values="estimate")
 
 
 def load(name: str, folder: Path) -> Set:
@@ -96,20 +118,20 @@ def pbmc(folder: Path, *, marker: str, gene: str) -> Set:
 def t_versus_b(folder: Path) -> Set:
     adata = ad.read_h5ad(folder / "sorted_pbmc.h5ad")
     kind = adata.obs["cell_type"].astype(str)
-    kept = adata[kind.isin([*T_CELLS, "bcells"]).to_numpy()].copy()
-    is_t = kept.obs["cell_type"].astype(str).isin(T_CELLS).to_numpy()
-    kept.obs["kind"] = pd.Categorical(np.where(is_t, "T", "B"), ["B", "T"])
-    return Set("sorted PBMC, T versus B", kept, "kind", None, "random_cell", "CD3E")
+    cells = adata[kind.isin([*T_CELLS, "bcells"]).to_numpy()].copy()
+    is_t = cells.obs["cell_type"].astype(str).isin(T_CELLS).to_numpy()
+    cells.obs["kind"] = pd.Categorical(np.where(is_t, "T", "B"), ["B", "T"])
+    return Set("sorted PBMC, T versus B", cells, "kind", None, "random_cell", "CD3E")
 
 
 def some(data: Set, n_cells: int) -> Set:
     """So many labelled cells, in the proportions of their classes, and none without a label."""
     labels = data.adata.obs[data.labels_key]
-    known = np.flatnonzero(labels.notna())
-    kept, _ = train_test_split(
-        known, train_size=n_cells, stratify=labels.iloc[known], random_state=0
+    rows = np.flatnonzero(labels.notna())
+    drawn, _ = train_test_split(
+        rows, train_size=n_cells, stratify=labels.iloc[rows], random_state=0
     )
-    data.adata = data.adata[np.sort(kept)].copy()
+    data.adata = data.adata[np.sort(drawn)].copy()
     data.title += f" ({n_cells:,} cells)"
     return data
 

@@ -11,11 +11,8 @@ inner folds. Finished folds are kept in --checkpoint.
 
 from __future__ import annotations
 
-import argparse
 import logging
-import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -29,14 +26,14 @@ from sklearn.preprocessing import StandardScaler
 from torch.nn import functional as F
 
 import scbert_cll as sc_cll
-from benchmarks.evaluation._sets import PROTEIN, Set, load, some
+from benchmarks.evaluation._sets import BENCHMARKS, PROTEIN, Set, compared, load, parser_of, some
 from scbert_cll.model.training import fit
 from scbert_cll.model.training.plans import ClassifyPlan
 
-HERE = Path(__file__).parents[1]
-CSV = HERE / "results" / "targets.csv"
+CSV = BENCHMARKS / "results" / "targets.csv"
 MARKERS = {"toy": "CD49d", "bmmc": "CD49d", "TIGIT": "TIGIT", "CD127": "CD127", "CD45RA": "CD45RA"}
 METRICS = ("macro_f1", "auroc", "auroc_within", "log_loss")
+NAMES = ["scbert", "wide", "ordered_levels", "levels_only", "donors_balanced", "donors_unlearned"]
 ScBERT = sc_cll.estimators.ScBERTEstimator
 
 
@@ -168,9 +165,9 @@ class _AdversaryPlan(ClassifyPlan):
         return self.module.logits(features).float(), torch.stack(errors).sum()
 
 
-def models(data: Set, marker: str, asked: list[str]) -> dict[str, Any]:
+def models(data: Set, marker: str, names: list[str]) -> dict[str, Any]:
     column = list(data.adata.obsm[PROTEIN].columns).index(marker)
-    known: dict[str, Any] = {
+    every: dict[str, Any] = {
         "scbert": ScBERT(),
         "wide": ScBERT(network={"n_hidden": 64}),
         "ordered_levels": type(
@@ -181,8 +178,8 @@ def models(data: Set, marker: str, asked: list[str]) -> dict[str, Any]:
         "donors_unlearned": DonorsUnlearned(),
     }
     if data.donor_key is None:
-        known = {name: model for name, model in known.items() if not name.startswith("donors")}
-    return {name: model for name, model in known.items() if name in asked}
+        every = {name: model for name, model in every.items() if not name.startswith("donors")}
+    return {name: model for name, model in every.items() if name in names}
 
 
 def inner(name: str, data: Set) -> Iterator[tuple[str, Set]]:
@@ -202,62 +199,39 @@ def inner(name: str, data: Set) -> Iterator[tuple[str, Set]]:
     )
     tested = adata.uns["outer"]["folds"].iloc[0]["test_donors"]
     if data.donor_key is not None:
-        kept = (adata.obs[data.donor_key].astype(str) != tested).to_numpy()
+        mask = (adata.obs[data.donor_key].astype(str) != tested).to_numpy()
     else:
-        kept = np.random.default_rng(0).random(adata.n_obs) < 0.8
+        mask = np.random.default_rng(0).random(adata.n_obs) < 0.8
     scheme = "random_cell" if data.donor_key is None else "group_kfold"
     yield (
         name,
-        Set(data.title, adata[kept].copy(), data.labels_key, data.donor_key, scheme, data.gene),
+        Set(data.title, adata[mask].copy(), data.labels_key, data.donor_key, scheme, data.gene),
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, default=HERE.parents[1] / "shared" / "data")
-    parser.add_argument(
-        "--sets", nargs="+", default=["bmmc", "toy", "TIGIT", "CD127"], choices=list(MARKERS)
-    )
-    names = [
-        "scbert",
-        "wide",
-        "ordered_levels",
-        "levels_only",
-        "donors_balanced",
-        "donors_unlearned",
-    ]
-    parser.add_argument("--models", nargs="+", default=names, choices=names)
-    parser.add_argument("--cells", type=int, default=600)
-    parser.add_argument("--checkpoint", type=Path, default=HERE / "cache" / "targets")
+    parser = parser_of(__doc__, MARKERS, BENCHMARKS / "cache" / "targets")
+    parser.set_defaults(sets=["bmmc", "toy", "TIGIT", "CD127"], cells=600)
+    parser.add_argument("--models", nargs="+", default=NAMES, choices=NAMES)
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     rows = []
     for name in arguments.sets:
         for title, part in inner(name, load(name, arguments.data)):
-            data = (
-                some(part, arguments.cells)
-                if part.adata.obs[part.labels_key].notna().sum() > arguments.cells
-                else part
+            n_labelled = int(part.adata.obs[part.labels_key].notna().sum())
+            data = some(part, arguments.cells) if n_labelled > arguments.cells else part
+            summary = compared(
+                data,
+                models=models(data, MARKERS[name], arguments.models),
+                n_splits=3,
+                n_repeats=1,
+                metrics=METRICS,
+                checkpoint=arguments.checkpoint,
             )
-            chosen = models(data, MARKERS[name], arguments.models)
-            how = data.arguments | {
-                "n_splits": 3,
-                "n_repeats": 1,
-                "metrics": METRICS,
-                "models": chosen,
-            }
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                sc_cll.tl.cross_validate(data.adata, **how, checkpoint=arguments.checkpoint)
-            found = data.adata.uns["cv"]["summary"].pivot_table(
-                index="model", columns="metric", values="estimate"
-            )
-            found.insert(0, "n_cells", int(data.adata.obs[data.labels_key].notna().sum()))
-            found.insert(0, "set", title)
-            rows.append(found.reset_index())
+            summary.insert(0, "n_cells", int(data.adata.obs[data.labels_key].notna().sum()))
+            summary.insert(0, "set", title)
+            rows.append(summary.reset_index())
             print(rows[-1].to_string(index=False, float_format="%.4f"), flush=True)
             pd.concat(rows).to_csv(CSV, index=False, float_format="%.5g")
 

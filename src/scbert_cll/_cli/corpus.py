@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from scbert_cll import _keys
 from scbert_cll._cli.reading import ALL, CLL, NO_DONORS
-from scbert_cll._cli.shared import can_write, say, table
+from scbert_cll._cli.shared import Arguments, can_write, say, table
 
 
 def corpus(
@@ -90,7 +90,9 @@ def corpus(
         )
     can_write(out)
     genes, binning = _genes_and_binning(vocab)
-    bins = {"method": method, "n_bins": n_bins, "target_sum": target_sum}
+    bins: Arguments = {"method": method, "n_bins": n_bins, "target_sum": target_sum}
+    if binning is not None:
+        bins = {name: binning["params"][name] for name in bins}
     frame = pp.build_corpus(
         list(files),
         out,
@@ -110,12 +112,12 @@ def corpus(
         memory=memory,
         rng=seed,
         edges=binning,
-        **(bins if binning is None else {name: binning["params"][name] for name in bins}),
+        **bins,
     )
     say(f"{table(frame)}\nThe corpus is in {out}.")
 
 
-def _genes_and_binning(vocab: Path) -> tuple[Any, dict[str, Any] | None]:
+def _genes_and_binning(vocab: Path) -> tuple[Path | list[str], Arguments | None]:
     """A file of genes; or those that the totals of a saved model are of, and how it bins."""
     if not vocab.is_dir():
         return vocab, None
@@ -124,8 +126,7 @@ def _genes_and_binning(vocab: Path) -> tuple[Any, dict[str, Any] | None]:
     saved = folder.load_folder(vocab)
     # totals are of the genes that the model is not shown, too
     excluded = saved.config["setup"]["exclude_genes"]
-    hidden = [gene for gene in excluded if gene not in set(saved.genes)]
-    return [*saved.genes, *hidden], saved.binning
+    return list(dict.fromkeys([*saved.genes, *excluded])), saved.binning
 
 
 def check(corpus: Path) -> None:

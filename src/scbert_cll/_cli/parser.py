@@ -54,14 +54,13 @@ def whole_parser() -> _Parser:
     """The parser of all commands."""
     prog = program()
     parser = _Parser(prog=prog, usage=f"{prog} COMMAND ...", description=_LESSON)
-    version = f"scbert_cll {__version__}"
-    parser.add_argument(
-        "--version", action="version", version=version, help="say which version this is"
-    )
+    version, text = f"scbert_cll {__version__}", "say which version this is"
+    parser.add_argument("--version", action="version", version=version, help=text)
     subcommands = parser.add_subcommands(required=True, dest="command", metavar="COMMAND")
     for name, function in commands.COMMANDS.items():
         sub = command_parser(name, function)
-        subcommands.add_subcommand(name, sub, help=str(sub.description).partition("\n")[0])
+        first_line, _, _ = str(sub.description).partition("\n")
+        subcommands.add_subcommand(name, sub, help=first_line)
     return parser
 
 
@@ -96,15 +95,17 @@ def _add(parser: ArgumentParser, parameter: inspect.Parameter, text: str) -> Non
     if default is False:
         parser.add_argument(*names, help=text, action="store_true")
         return
+    how: dict[str, Any] = {"type": kind, "metavar": _metavar(kind), "help": text}
     several = get_origin(kind) is Sequence
-    how: dict[str, Any] = {"type": get_args(kind)[0], "nargs": "+"} if several else {"type": kind}
+    if several:
+        how |= {"type": get_args(kind)[0], "nargs": "+"}
     if parameter.kind is not parameter.KEYWORD_ONLY:
-        parser.add_argument(name, help=text, metavar=name.upper(), **how)
+        names, how["metavar"] = {name: None}, name.upper()
     elif default is parameter.empty:
-        parser.add_argument(*names, help=text, metavar=_metavar(kind), required=True, **how)
+        how["required"] = True
     else:
-        default = list(default) if several else default
-        parser.add_argument(*names, help=text, metavar=_metavar(kind), default=default, **how)
+        how["default"] = list(default) if several else default
+    parser.add_argument(*names, **how)
 
 
 def _metavar(kind: Any) -> str:
@@ -112,8 +113,9 @@ def _metavar(kind: Any) -> str:
     kinds = [k for k in get_args(kind) or [kind] if k is not NoneType]
     if get_origin(kind) is Literal or get_origin(kinds[0]) is Literal:
         return "{" + ",".join(get_args(kind if len(kinds) > 1 else kinds[0])) + "}"
-    kinds_in_words = {Path: "PATH", bool: "{true,false}", int: "N", float: "X"}
-    return kinds_in_words.get(kinds[0], ".NAME VALUE" if get_origin(kinds[0]) is dict else "NAME")
+    if get_origin(kinds[0]) is dict:
+        return ".NAME VALUE"
+    return {Path: "PATH", bool: "{true,false}", int: "N", float: "X"}.get(kinds[0], "NAME")
 
 
 class _Help(DefaultHelpFormatter):
@@ -121,8 +123,8 @@ class _Help(DefaultHelpFormatter):
 
     def _get_help_string(self, action: Action) -> str:
         text, default = action.help or "", action.default
-        plain = default in (None, [], SUPPRESS) or default is False or "(default" in text
-        return text + ("" if plain else " (default: %(default)s)")
+        silent = default in (None, [], SUPPRESS) or default is False
+        return text + " (default: %(default)s)" * (not silent and "(default" not in text)
 
     def _format_action_invocation(self, action: Action) -> str:
         names = action.option_strings
@@ -168,8 +170,8 @@ class _Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say it, and where to read on; exit code 2."""
         command = re.match(r"[a-z_. -]*", self.usage or "")
-        program_name = command[0].strip() if command else program()
-        self.exit(2, f"error: {_sentence(message)}\nOptions: {program_name} --help\n")
+        name = command[0].strip() if command else program()
+        self.exit(2, f"error: {_sentence(message)}\nOptions: {name} --help\n")
 
 
 def _sentence(message: str) -> str:
@@ -182,7 +184,7 @@ def _sentence(message: str) -> str:
     kinds = re.sub(r"<class '(\w+\.)*(\w+)'>", r"\2", refused["several"] or refused["one"])
     kinds = re.sub(r"typing\.Literal\[(.*?)\]", r"\1", kinds).replace(", NoneType", "")
     return (
-        f"--{refused['key'].replace('_', '-')} must be {'one of ' * (',' in kinds)}{kinds}; found "
+        f"{words.flag(refused['key'])} must be {'one of ' * (',' in kinds)}{kinds}; found "
         f"{refused['found']!r}."
     )
 
@@ -196,7 +198,8 @@ def _load_yaml(text: str) -> object:
                 "options in YAML have no anchors (&) and aliases (*); write each value where "
                 "it belongs."
             )
-        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        depth += isinstance(event, CollectionStartEvent)
+        depth -= isinstance(event, CollectionEndEvent)
         if depth > _DEEPEST:
             raise yaml.YAMLError(
                 f"options in YAML are nested at most {_DEEPEST} deep; write one line for each "

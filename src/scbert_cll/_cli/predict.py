@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,8 +75,8 @@ def predict(
             raise shared.taken(out, "file", "it")
         given = {"groupby": groupby is not None, "parts": tuple(parts) != _PARTS}
         given["shard"] = share != (0, 1)
-        names = [name for name, is_given in given.items() if is_given]
-        shared.refuse_options(names, f"only for a corpus, and {data} is a file of cells")
+        why = f"only for a corpus, and {data} is a file of cells"
+        shared.refuse_options([name for name, is_given in given.items() if is_given], why)
     shared.can_write(out)
     cells = shared.source(data, reading)
     from scbert_cll import ScBERT, ScBERTClassifier, _checks, tl
@@ -120,13 +121,13 @@ def predict(
 
 def _shard(text: str) -> tuple[int, int]:
     """Number of a share and of all: 0/4 is the first of four."""
-    place, slash, number = text.partition("/")
-    if not (slash and place.isdigit() and number.isdigit() and int(place) < int(number)):
+    share = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
+    if not share or int(share[1]) >= int(share[2]):
         raise ValueError(
             f"--shard must be a share such as 0/4, the first of four, to 3/4, the last; found "
             f"{text!r}."
         )
-    return int(place), int(number)
+    return int(share[1]), int(share[2])
 
 
 def _take_results(cells: AnnData, aligned: AnnData) -> None:

@@ -6,7 +6,7 @@ Everything heavy is imported inside, so that asking a command for help is quick.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from scbert_cll import _keys
 from scbert_cll._checks.words import choice, key_in, listed
+from scbert_cll._cli.words import flag
 from scbert_cll._process import same_random_state
 
 if TYPE_CHECKING:
@@ -100,6 +101,10 @@ class Cells:
         data: Any = self.data
         return cast("AnnData", data if self.rna_key is None else data.mod[self.rna_key])
 
+    def column(self, key: str | None, usual: str) -> str | None:
+        """The obs column that was named; else the usual one, where it is there."""
+        return key or (usual if usual in self.rna.obs else None)
+
     def keep(self, mask: np.ndarray, news: str) -> None:
         """Keep some of the cells, and say so."""
         self.news.append(news)
@@ -149,7 +154,8 @@ def is_cells(path: Path) -> bool:
 def choose(
     data: AnnData | MuData,
     reading: Reading,
-    *columns: str | None,
+    columns: Mapping[str, str | None] = {},
+    *,
     with_protein: bool = False,
     where: object = "The object",
 ) -> Cells:
@@ -162,7 +168,7 @@ def choose(
     reading
         Options; a name that is not there is refused, with those that are.
     columns
-        Further columns of `obs` that the command needs, which a MuData may have in its own `obs`.
+        Further columns of `obs` by their options, which a MuData may have in its own `obs`.
     with_protein
         Whether protein is needed, so that cells without it are left out.
 
@@ -176,14 +182,13 @@ def choose(
     cells.donor_key = None if reading.donor_key == NO_DONORS else reading.donor_key
     cells_key = None if reading.cells in (None, ALL, CLL) else reading.cells
     obs, others = (cast("pd.DataFrame", part.obs) for part in (cells.rna, cells.data))
-    for key in (cells.donor_key, cells_key, *columns):
-        if key is not None and key not in obs and key in others:
-            obs[key] = others[key].reindex(obs.index)
-    if cells.donor_key is not None:
-        remedy = f"or pass --donor-key {NO_DONORS} if all cells are of one donor."
-        key_in(cells.donor_key, obs, "adata.obs", f"Name the column with --donor-key, {remedy}")
-    if cells_key is not None:
-        key_in(cells_key, obs, "adata.obs", "Name the column with --cells.")
+    for option, key in {"donor_key": cells.donor_key, "cells": cells_key, **columns}.items():
+        if key is not None:
+            if key not in obs and key in others:
+                obs[key] = others[key].reindex(obs.index)
+            or_none = f", or pass --donor-key {NO_DONORS} if all cells are of one donor"
+            remedy = f"Name the column with {flag(option)}{or_none * (option == 'donor_key')}."
+            key_in(key, obs, "adata.obs", remedy)
     if with_protein and cells.rna_key is not None:
         no_protein = _lacks_protein(cells, reading.protein_key)
         cells.leave_out(no_protein, "have no protein and are left out")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -32,18 +31,16 @@ _log = logging.getLogger(__name__)
 _GENE: Final = "ITGA4"  # of CD49d
 
 
-def source(
-    path: Path, reading: Reading, *columns: str | None, **of_cells: str | None
-) -> Path | Cells:
+def source(path: Path, reading: Reading, **columns: str | None) -> Path | Cells:
     """Cells in memory, or a corpus, which stays on disk; a damaged one is refused now.
 
-    Columns of obs with the names of their options, `of_cells`, are not for a corpus.
+    Of the columns of obs, by their options, only that of the labels is for a corpus, too.
     """
     from scbert_cll import _checks
     from scbert_cll._corpus.format import open_corpus
 
     if is_cells(path):
-        cells = choose(load(path), reading, *columns, *of_cells.values(), where=path)
+        cells = choose(load(path), reading, columns, where=path)
         for news in cells.news:
             say(news)
         return cells
@@ -52,11 +49,10 @@ def source(
         what = "Input that is not a corpus must be a file of cells: its ending"
         choice(path.suffix, ENDINGS, what)
     open_corpus(path)
-    given = [*reading.given(), *(name for name, key in of_cells.items() if key is not None)]
-    refuse_options(
-        given,
-        f"{path} is a corpus, whose genes, bins, cells and donors were chosen when it was built",
-    )
+    named = [option for option, key in columns.items() if key is not None]
+    why = "a corpus, whose genes, bins, cells and donors were chosen when it was built"
+    of_cells = [option for option in [*reading.given(), *named] if option != "labels_key"]
+    refuse_options(of_cells, f"{path} is {why}")
     return path
 
 
@@ -64,14 +60,6 @@ def refuse_options(given: Collection[str], why: str) -> None:
     """Refuse options that only a file of cells has, or only a corpus, for the other one."""
     if given:
         raise ValueError(f"{', '.join(map(flag, given))}: {why}. Leave this out.")
-
-
-def typed_column(cells: Cells, option: str, key: str | None, default: str | None) -> str | None:
-    """The obs column that was named, which must be there; else the usual one, where it is there."""
-    if key is not None:
-        key_in(key, cells.rna.obs, "adata.obs", f"Name the column with {option}.")
-        return key
-    return default if default in cells.rna.obs else None
 
 
 def typed_gene(adata: AnnData, gene: str | None, default: str | None = _GENE) -> str | None:
@@ -98,8 +86,8 @@ def with_tokens(
         key_in(name, rna.layers, "adata.layers", remedy)
         return rna
     if cells.layer is not None and _checks.counts.is_binned(rna, cells.layer):
-        if cells.layer != name:
-            rna.layers[name], rna.uns[name] = rna.layers[cells.layer], rna.uns[cells.layer]
+        for store in (rna.layers, rna.uns):
+            store[name] = store[cells.layer]
         return rna
     if model is None:
         pp.bin_expression(rna, layer=cells.layer, key_added=name)
@@ -195,11 +183,9 @@ def learned(model: ScBERT) -> str:
 
 def table(frame: pd.DataFrame, *, index: bool = False) -> str:
     """Rows as text: whole numbers without decimals, others with three."""
-
-    def number(value: float) -> str:
-        return f"{value:.0f}" if value.is_integer() else f"{value:.3f}"
-
-    return frame.to_string(index=index, float_format=number, na_rep="")
+    return frame.to_string(
+        index=index, float_format=lambda x: f"{x:.{0 if x.is_integer() else 3}f}", na_rep=""
+    )
 
 
 def draw(figures: Mapping[Path, Callable[[], Figure]], say: Callable[[str], None]) -> None:
@@ -233,15 +219,3 @@ def draw(figures: Mapping[Path, Callable[[], Figure]], say: Callable[[str], None
         raise FigureError(
             f"Everything is written but {', '.join(failed)}, which could not be drawn."
         )
-
-
-@contextmanager
-def quiet(name: str) -> Iterator[None]:
-    """Nothing below a warning from one logger."""
-    log = logging.getLogger(name)
-    before = log.level
-    log.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        log.setLevel(before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -10,6 +11,7 @@ from scbert_cll import _keys
 from scbert_cll._cli import shared
 from scbert_cll._cli.reading import ENDINGS, Cells, ReadingDonors
 from scbert_cll._disk.in_place import make_folder
+from scbert_cll._process import to_change
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -75,12 +77,11 @@ def signature(
 
     check_gmt_name(name)
     shared.free_folder(out, "the signature", overwrite=overwrite)
-    cells = shared.source(data, reading, labels_key)
+    cells = shared.source(data, reading, labels_key=labels_key)
     if not isinstance(cells, Cells):
         raise ValueError(
             f"{data} is a corpus; the signature is of a file of cells: {', '.join(ENDINGS)}."
         )
-    shared.typed_column(cells, "--labels-key", labels_key, None)
     if cells.donor_key is None:
         raise ValueError(
             "A signature is tested over donors, and --donor-key none knows none. Name their "
@@ -89,21 +90,22 @@ def signature(
     from scbert_cll import ScBERTClassifier, pl, tl
 
     adata = cells.rna
-    with shared.quiet(tl.signature.__module__):  # its news are part of the sentence below
-        tl.signature(
-            adata,
-            None if model is None else ScBERTClassifier.load(model),
-            groupby=labels_key,
-            donor_key=cells.donor_key,
-            layer=cells.layer,
-            gene=shared.typed_gene(adata, gene),
-            exclude_genes=list(exclude_genes),
-            min_cells=min_cells,
-            min_donors=min_donors,
-            min_detected=min_detected,
-            alpha=alpha,
-            paired=not between,
-        )
+    # its news are part of the sentence below
+    to_change(tl.signature.__module__).setLevel(logging.WARNING)
+    tl.signature(
+        adata,
+        None if model is None else ScBERTClassifier.load(model),
+        groupby=labels_key,
+        donor_key=cells.donor_key,
+        layer=cells.layer,
+        gene=shared.typed_gene(adata, gene),
+        exclude_genes=list(exclude_genes),
+        min_cells=min_cells,
+        min_donors=min_donors,
+        min_detected=min_detected,
+        alpha=alpha,
+        paired=not between,
+    )
     make_folder(out)
     for file in {*FILES, _FIGURE} - write_signature(adata, out, name):
         (out / file).unlink(missing_ok=True)  # of an earlier run: this one may have found none

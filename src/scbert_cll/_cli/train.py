@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -91,11 +91,9 @@ class Training:
 
     def arguments(self) -> Arguments:
         """Arguments of the package's functions: those that were given, and the seed."""
-        others = ("more", "seed")
-        given = {
-            n: value for n, value in vars(self).items() if value is not None and n not in others
-        }
-        return {**given, "rng": self.seed, **(self.more or {})}
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        further = given.pop("more", {})
+        return {"rng": given.pop("seed"), **given, **further}
 
 
 def _begin(
@@ -183,7 +181,8 @@ def pretrain(
         network=network,
         **arguments,
     )
-    _save(model, lambda: shared.learned(model), out, overwrite=overwrite)
+    if shared.first_process():
+        _save(model, shared.learned(model), out, overwrite=overwrite)
 
 
 def finetune(
@@ -241,27 +240,29 @@ def finetune(
     """
     shared.free_model_folder(out, overwrite=overwrite)
     arguments = _begin("finetune", network, training)
-    cells = shared.source(data, reading, labels_key, split_key=split_key, weight_key=weight_key)
+    keys = {"labels_key": labels_key, "split_key": split_key, "weight_key": weight_key}
+    cells = shared.source(data, reading, **keys)
     from scbert_cll import ScBERT, tl
 
     start = None if pretrained is None else ScBERT.load(pretrained)
     tokens: Path | AnnData = data
     columns: Arguments = {}
     if isinstance(cells, Cells):
-        shared.typed_column(cells, "--labels-key", labels_key, None)
-        columns["split_key"] = split = _split(cells, split_key, labels_key)
+        split = _split(cells, split_key, labels_key)
         if split is None:
             raise KeyError(
                 "There is no split. Name its obs column with --split-key, or the donors with "
                 "--donor-key, and they are held out now."
             )
-        usual = _keys.BALANCE_WEIGHT
-        columns["weight_key"] = shared.typed_column(cells, "--weight-key", weight_key, usual)
         tokens = shared.with_tokens(cells, reading, start)
         if start is None and _keys.GENE2VEC not in tokens.varm:  # as pretrain's auto chooses
             network = {"gene_embedding": "learned", **(network or {})}
-        columns["protein_key"] = _proteins(cells, tokens, reading.protein_key)
-        columns["donor_key"] = _donors(cells, reading)
+        columns = {
+            "split_key": split,
+            "weight_key": cells.column(weight_key, _keys.BALANCE_WEIGHT),
+            "protein_key": _proteins(cells, tokens, reading.protein_key),
+            "donor_key": _donors(cells, reading),
+        }
     classifier = tl.finetune(
         tokens,
         start,
@@ -274,19 +275,19 @@ def finetune(
         **arguments,
     )
 
-    def scores() -> str:
+    if shared.first_process():  # the others have no history
         if isinstance(tokens, Path):
-            return _validated(classifier)
-        return shared.table(tokens.uns[_keys.SCBERT]["comparison"])
-
-    _save(classifier, scores, out, overwrite=overwrite)
+            scores = _validated(classifier)
+        else:
+            scores = shared.table(tokens.uns[_keys.SCBERT]["comparison"])
+        _save(classifier, scores, out, overwrite=overwrite)
 
 
 def _donors(cells: Cells, reading: ReadingTokens) -> str | None:
     """The column that was named, else the usual one; where there is none, that is said."""
     if reading.donor_key is not None:
         return cells.donor_key
-    donors = shared.typed_column(cells, "--donor-key", None, _keys.DONOR)
+    donors = cells.column(None, _keys.DONOR)
     if donors is None:
         shared.say(f"There is no obs column {_keys.DONOR}, so all cells count as one donor's.")
     return donors
@@ -296,7 +297,7 @@ def _split(cells: Cells, key: str | None, labels_key: str | None = None) -> str 
     """The column of the split; without one, donors that are known are held out now."""
     from scbert_cll import pp
 
-    key = shared.typed_column(cells, "--split-key", key, _keys.SPLIT)
+    key = cells.column(key, _keys.SPLIT)
     if key is not None or cells.donor_key is None:
         return key
     pp.split_donors(
@@ -317,9 +318,11 @@ def _proteins(cells: Cells, tokens: AnnData, key: str | None) -> str | None:
     from scbert_cll._protein import cite_seq
 
     if key is not None and cells.rna_key is None:
-        key_in(key, tokens.obsm, "adata.obsm", "Name the protein counts with --protein-key.")
+        remedy = "Name the protein counts with --protein-key."
+        key_in(key, tokens.obsm, "adata.obsm", remedy)
     elif key is not None:  # names may be anything
-        tokens.obsm[key] = cite_seq.find(cells.data, key, cells.rna_key).values.toarray()
+        proteins = cite_seq.find(cells.data, key, cells.rna_key)
+        tokens.obsm[key] = proteins.values.toarray()
     return key
 
 
@@ -338,11 +341,8 @@ def _validated(model: ScBERTClassifier) -> str:
     )
 
 
-def _save(
-    model: ScBERT | ScBERTClassifier, scores: Callable[[], str], out: Path, *, overwrite: bool
-) -> None:
-    """Print the scores and write the model, in the first process; the others have no history."""
-    if shared.first_process():
-        shared.say(scores())
-        model.save(out, overwrite=overwrite)
-        shared.say(f"The model is in {out}.")
+def _save(model: ScBERT | ScBERTClassifier, scores: str, out: Path, *, overwrite: bool) -> None:
+    """Print the scores and write the model."""
+    shared.say(scores)
+    model.save(out, overwrite=overwrite)
+    shared.say(f"The model is in {out}.")

@@ -8,8 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import is_dataclass
 from typing import Final, Literal, get_args, get_origin
 
-from docstring_parser import DocstringStyle
-from docstring_parser import parse as parse_docstring
+from docstring_parser import DocstringStyle, parse
 
 type Function = Callable[..., object]
 type Described = dict[str, tuple[inspect.Parameter, str]]
@@ -50,10 +49,11 @@ def described_of(function: Function) -> Described:
     texts: dict[str, str] = {}
     kinds = reversed(function.__mro__) if isinstance(function, type) else [function]
     for kind in kinds:  # a group may build on another
-        for section in parse_docstring(kind.__doc__ or "", style=DocstringStyle.NUMPYDOC).params:
-            texts |= dict.fromkeys(section.arg_name.split(", "), section.description or "")
+        for entry in parse(kind.__doc__ or "", style=DocstringStyle.NUMPYDOC).params:
+            texts |= dict.fromkeys(entry.arg_name.split(", "), entry.description or "")
     described: Described = {}
-    for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
+    parameters = inspect.signature(function, eval_str=True).parameters
+    for name, parameter in parameters.items():
         group = group_of(parameter)
         if group is None:
             described[name] = parameter, " ".join(texts[name].split())
@@ -64,11 +64,12 @@ def described_of(function: Function) -> Described:
 
 def options_of(*functions: Function) -> dict[str, tuple[str, ...]]:
     """Options of commands or groups, each with its words where only some are possible."""
-    return {
-        name: get_args(parameter.annotation) if get_origin(parameter.annotation) is Literal else ()
-        for function in functions
-        for name, (parameter, _) in described_of(function).items()
-    }
+    options: dict[str, tuple[str, ...]] = {}
+    for function in functions:
+        for name, (parameter, _) in described_of(function).items():
+            kind = parameter.annotation
+            options[name] = get_args(kind) if get_origin(kind) is Literal else ()
+    return options
 
 
 def typed(parameter: inspect.Parameter) -> str:
@@ -79,9 +80,7 @@ def typed(parameter: inspect.Parameter) -> str:
 
 def needed_by(described: Described) -> list[inspect.Parameter]:
     """Parameters without a default."""
-    return [
-        parameter for parameter, _ in described.values() if parameter.default is parameter.empty
-    ]
+    return [p for p, _ in described.values() if p.default is p.empty]
 
 
 def in_options(sentence: str, options: Mapping[str, Collection[str]]) -> str:
@@ -103,19 +102,19 @@ def in_options(sentence: str, options: Mapping[str, Collection[str]]) -> str:
         if match["bare"]:
             return flag(names[match["bare"]]) if match["bare"] in names else match[0]
         name, value, verb = match["name"], match["value"] or "", match["verb"] or ""
-        verb_and_blank = verb + " " * bool(verb)
+        before = f"{verb} " if verb else ""
         if match["of"] in _COMMANDS:
-            return f"{verb_and_blank}{flag(name)} of the command {_COMMANDS[match['of']]}"
+            return f"{before}{flag(name)} of the command {_COMMANDS[match['of']]}"
         rest = f" of {match['of']}" if match["of"] else ""
         words = options[names[name]] if name in names else ()
         if name not in names or (words and value and value.strip("'\"") not in words):
-            return f"{verb_and_blank}{name}{' ' * bool(value)}{value} (in Python){rest}"
+            return f"{before}{name}{' ' * bool(value)}{value} (in Python){rest}"
         option = flag(names[name])
         if value in ("None", "False"):
             without = {"pass": f"leave out {option}", "with": f"without {option}"}
             return without.get(verb, f"no {option}") + rest
         value = "" if value in ("", "True") else " " + value.strip("'\"")
-        return f"{verb_and_blank}{option}{value}{rest}"
+        return f"{before}{option}{value}{rest}"
 
     return _WORDS.sub(replaced, sentence)
 

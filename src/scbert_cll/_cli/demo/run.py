@@ -27,7 +27,7 @@ from scbert_cll._cli.demo import figures as demo_figures
 from scbert_cll._cli.demo import scores, signature
 from scbert_cll._cli.demo.job import OUTPUTS, Job, Options, Report
 from scbert_cll._cli.reading import CLL, Reading, choose, load, shared_names
-from scbert_cll._cli.shared import donors_in, draw, learned, typed_column, typed_gene
+from scbert_cll._cli.shared import donors_in, draw, learned, typed_gene
 from scbert_cll._cli.words import in_options, options_of
 from scbert_cll._disk.cells import write_cells
 from scbert_cll._disk.formats import FigureError
@@ -93,14 +93,14 @@ def _begin(options: Options, reading: Reading, report: Report) -> Job:
         data = load(options.input)
         report.say(f"Input: {options.input.name}.")
     where = options.input or "The object"
-    cells = choose(data, reading, options.batch_key, with_protein=True, where=where)
+    columns = {"batch_key": options.batch_key}
+    cells = choose(data, reading, columns, with_protein=True, where=where)
     for news in cells.news:
         report.say(news)
     adata = _checks.adata.target(_checks.adata.anndata(cells.rna), copy=False)
     _checks.counts.counts(adata, cells.layer)
     proteins = cite_seq.find(cells.data, reading.protein_key, cells.rna_key)
     cite_seq.lookup(proteins, options.marker)
-    typed_column(cells, "--batch-key", options.batch_key, None)
     gene = typed_gene(adata, options.gene, _GENES.get(options.marker))
     donor_key = cells.donor_key
     if donor_key is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from functools import partial
 
@@ -12,9 +13,9 @@ from anndata import AnnData
 import scbert_cll as sc_cll
 from scbert_cll import _checks, _keys
 from scbert_cll._cli.demo.job import Job
-from scbert_cll._cli.shared import quiet
 from scbert_cll._cli.signature import up_and_down, write_signature
 from scbert_cll._disk.formats import write_text
+from scbert_cll._process import to_change
 
 _SHOWN = 10
 _ATTENTION = "gene_attention.csv"
@@ -82,7 +83,8 @@ def planted(job: Job, classifier: sc_cll.ScBERTClassifier, attention: pd.DataFra
 def _signature(job: Job, classifier: sc_cll.ScBERTClassifier) -> str:
     """The signature; how far the network agrees, in cells of donors that it has not seen."""
     search = partial(sc_cll.tl.signature, job.adata, donor_key=job.donor_key, gene=job.gene)
-    with quiet(sc_cll.tl.signature.__module__), warnings.catch_warnings():  # the report has both
+    to_change(sc_cll.tl.signature.__module__).setLevel(logging.WARNING)
+    with warnings.catch_warnings():  # the report has both
         warnings.filterwarnings("ignore", message=".*there is little to attribute")
         try:
             search(classifier)
