@@ -22,6 +22,9 @@ _EDGE = "draws at the end of the scale: percentiles, or Wilson's limits where al
 _BLOCK = 4_000_000  # weights at a time
 
 
+type Ends = tuple[float, float]  # smallest and largest possible value
+
+
 class Resampling(NamedTuple):
     """What is resampled and what each draw took.
 
@@ -61,14 +64,16 @@ def resample(
     rng = np.random.default_rng(seed)
     donors = np.zeros(len(y)) if donors is None else donors
     names, unit = np.unique(donors, return_inverse=True)
-    repeats: np.ndarray = rng.multinomial(n_repeats, [1 / n_repeats] * n_repeats, n_draws)
-    one = "" if n_repeats > 1 else "one repeat: what differs between seeds is not in the interval"
+    shares = np.full(n_repeats, 1 / n_repeats)
+    repeats: np.ndarray = rng.multinomial(n_repeats, shares, n_draws)
+    one = "one repeat: what differs between seeds is not in the interval" * (n_repeats == 1)
     if (drawn := over_donors(names.size, n_draws, rng)) is not None:
         if drawn.interval == RANGE:
             return drawn._replace(unit=unit, repeats=np.ones((names.size, n_repeats)))
         return drawn._replace(unit=unit, repeats=repeats, note=one)
     note = joined("speaks of other cells of this donor, not of other patients", one)
-    weights, fewest = _draw_cells(y, n_draws, rng), int(np.unique(y, return_counts=True)[1].min())
+    weights = _draw_cells(y, n_draws, rng)
+    fewest = int(np.unique(y, return_counts=True)[1].min())
     return Resampling(OVER_CELLS, np.arange(len(y)), weights, repeats, note, fewest)
 
 
@@ -115,9 +120,7 @@ def of_draws(
     return dict(zip(names, mean, strict=True))
 
 
-def interval_of(
-    estimate: float, draws: np.ndarray, drawn: Resampling, ends: tuple[float, float] | None
-) -> Limits:
+def interval_of(estimate: float, draws: np.ndarray, drawn: Resampling, ends: Ends | None) -> Limits:
     """Interval of an estimate, which it always contains; of a difference where there are no ends.
 
     A range over donors is widened to the value of all donors together where that is outside of it:
@@ -152,7 +155,7 @@ def joined(*notes: str) -> str:
 
 
 def limits_at_an_end(
-    estimate: float, draws: np.ndarray, n_units: int, n_fewest: int, ends: tuple[float, float]
+    estimate: float, draws: np.ndarray, n_units: int, n_fewest: int, ends: Ends
 ) -> tuple[float, float] | None:
     """Limits where draws are at the smallest or largest possible value, whose logit says nothing.
 
@@ -175,9 +178,7 @@ def limits_at_an_end(
     return float(ends[0] + width * low), float(ends[0] + width * high)
 
 
-def limits(
-    estimate: float, draws: np.ndarray, n_units: int, ends: tuple[float, float]
-) -> np.ndarray:
+def limits(estimate: float, draws: np.ndarray, n_units: int, ends: Ends) -> np.ndarray:
     """Lower and upper 95 % limit of a metric: Student's t on the logit scale of the draws.
 
     Parameters
@@ -258,7 +259,7 @@ def _widened(difference: float, draws: np.ndarray, n_units: int) -> np.ndarray:
     return difference + widening(n_units) * (draws - difference)
 
 
-def _to_line(x: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
+def _to_line(x: np.ndarray, ends: Ends) -> np.ndarray:
     """Logit between the ends.
 
     The ends themselves are far out but finite, or one perfect draw would be all the spread.

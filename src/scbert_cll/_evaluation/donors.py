@@ -19,7 +19,6 @@ def by_donor(
     donors: np.ndarray | None,
     proba: Mapping[str, np.ndarray],
     classes: Sequence[str],
-    *,
     positive_from: float = 30.0,
 ) -> pd.DataFrame:
     """Observed and predicted percentage of cells of the last class per model and donor, and calls.

@@ -42,13 +42,15 @@ def outer_folds(
     donors = None if groups is None else groups[labelled]
     folds = []
     for repeat in range(n_repeats):
-        for i, test in enumerate(_tests(y[labelled], donors, scheme, n_splits, seed + repeat)):
+        tests = _tests(y[labelled], donors, scheme, n_splits, seed + repeat)
+        for i, test in enumerate(tests):
             tested = np.zeros(len(y), bool)
             tested[labelled[test]] = True
             left_out = tested
             if groups is not None and scheme != "random_cell":
                 left_out = np.isin(groups, np.unique(groups[tested]))
-            folds.append(Fold(repeat, i, np.flatnonzero(~left_out), np.flatnonzero(tested)))
+            train, test = np.flatnonzero(~left_out), np.flatnonzero(tested)
+            folds.append(Fold(repeat, i, train, test))
     return folds
 
 
@@ -57,11 +59,9 @@ def _tests(
 ) -> list[np.ndarray]:
     """Positions of each fold's test cells among the labelled ones."""
     if scheme == "random_cell":
-        _enough(int(np.bincount(y).min()), n_splits, "labelled cells in the smallest class")
-        return [
-            test
-            for _, test in StratifiedKFold(n_splits, shuffle=True, random_state=seed).split(y, y)
-        ]
+        n_smallest = int(np.bincount(y).min())
+        _enough(n_smallest, n_splits, "labelled cells in the smallest class")
+        return [test for _, test in cell_folds(y, n_splits, seed)]
     if groups is None:
         raise ValueError(
             f"scheme={scheme!r} holds donors out and needs to know them: give donor_key=."
@@ -71,6 +71,11 @@ def _tests(
     if one_out:
         return [test for _, test in LeaveOneGroupOut().split(y, y, groups)]
     return [test for _, test in donor_folds(y, groups, n_splits, seed)]
+
+
+def cell_folds(y: np.ndarray, n_splits: int, seed: int) -> list[Parts]:
+    """Positions (train, test) of folds of cells, stratified by class."""
+    return list(StratifiedKFold(n_splits, shuffle=True, random_state=seed).split(y, y))
 
 
 def _enough(n: int, needed: int, what: str) -> None:
@@ -96,7 +101,7 @@ def inner_folds(y: np.ndarray, groups: np.ndarray | None, n_splits: int, seed: i
     n = min(n_splits, int(np.unique(y, return_counts=True)[1].min()))
     if n < 2:
         raise ValueError("Inner folds need at least two labelled training cells of every class.")
-    return list(StratifiedKFold(n, shuffle=True, random_state=seed).split(y, y))
+    return cell_folds(y, n, seed)
 
 
 def donor_folds(y: np.ndarray, groups: np.ndarray | None, n_splits: int, seed: int) -> list[Parts]:
@@ -110,12 +115,14 @@ def donor_folds(y: np.ndarray, groups: np.ndarray | None, n_splits: int, seed: i
     classes, code = np.unique(y, return_inverse=True)
     n_cells = np.zeros((classes.size, names.size))
     np.add.at(n_cells, (code, donor), 1)
-    weights, shares = _deal.weights_of(n_cells.sum(0), *n_cells), np.full(n_splits, 1 / n_splits)
-    rng = np.random.default_rng(seed)
+    weights = _deal.weights_of(n_cells.sum(0), *n_cells)
+    shares, rng = np.full(n_splits, 1 / n_splits), np.random.default_rng(seed)
     fold = _deal.deal(weights, shares, rng, lacking=_untaught)[donor]
-    return [(np.flatnonzero(fold != i), np.flatnonzero(fold == i)) for i in range(n_splits)]
+    tested = [fold == i for i in range(n_splits)]
+    return [(np.flatnonzero(~test), np.flatnonzero(test)) for test in tested]
 
 
 def _untaught(got: np.ndarray) -> np.ndarray:
     """Classes that are all in one fold, and so in no training part of it; folds without a donor."""
-    return _deal.EMPTY * (got[..., 0] < _NONE).sum(1) + (got[..., 2:] > 1 - _NONE).sum((1, 2))
+    empty, whole = got[..., 0] < _NONE, got[..., 2:] > 1 - _NONE
+    return _deal.EMPTY * empty.sum(1) + whole.sum((1, 2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import NamedTuple
 
@@ -37,7 +38,8 @@ class OutOfFold:
     folds: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        shape = (len(next(iter(self.proba.values()), ())), len(self.y), len(self.classes))
+        n_repeats = len(next(iter(self.proba.values()), ()))
+        shape = (n_repeats, len(self.y), len(self.classes))
         size = f"{shape[0]} repeats × {shape[1]} cells"
         wrong = [model for model, p in self.proba.items() if p.shape != shape]
         if wrong or 0 in shape:
@@ -136,10 +138,8 @@ def tables(
         choice(name, METRICS, "A metric")
     study = _Study(predictions, metrics, n_bootstrap, seed)
     y, proba, drawn = predictions.y, study.proba, study.drawn
-    classes = predictions.classes
-    by_donor = per_donor.by_donor(
-        y, predictions.donors, proba, classes, positive_from=positive_from
-    )
+    donors, classes = predictions.donors, predictions.classes
+    by_donor = per_donor.by_donor(y, donors, proba, classes, positive_from)
     scores = study.scores()
     summary = study.summary(scores)
     made = {
@@ -179,13 +179,12 @@ class _Study:
     def scores(self) -> pd.DataFrame:
         """Each metric of each repeat."""
         data, rows = self.data, []
+        how = partial(_metrics.score, ordered=data.ordered, donors=data.donors)
         for model, repeats in self.proba.items():
             for (repeat, proba), name in product(enumerate(repeats), self.metrics):
                 tied = name in OF_RANKS and model in self.tied
                 shown = self.tied[model][repeat] if tied else proba
-                value, note = _metrics.score(
-                    name, data.y, shown, data.classes, ordered=data.ordered, donors=data.donors
-                )
+                value, note = how(name, data.y, shown, data.classes)
                 note = joined(note, _FLAT if tied and np.isfinite(value) else "")
                 row = {"model": model, "repeat": repeat, "metric": name}
                 rows.append({**row, "value": value, "note": note})
@@ -198,20 +197,23 @@ class _Study:
         for (model, metric), part in _parts(scores, "model", "metric"):
             values = part["value"].dropna()
             estimate, draws = float(values.mean()), self.draws[model][metric]
-            limits = interval_of(estimate, draws, self.drawn, _metrics.ends(metric, n_classes))
+            ends = _metrics.ends(metric, n_classes)
+            limits = interval_of(estimate, draws, self.drawn, ends)
             notes, n_missing = joined(*part["note"]), len(part) - len(values)
             if 0 < n_missing < len(part):
                 missing = f"undefined in {n_missing} of {len(part)}"
                 notes = f"mean over the defined repeats; {missing}: {notes}"
-            row = {"model": model, "metric": metric, "estimate": estimate, **limits._asdict()}
+            row = {"model": model, "metric": metric, "estimate": estimate}
             row |= {"sd_repeats": values.std(ddof=1), "n_repeats": len(part)}
+            row |= limits._asdict()
             row["chance"] = _metrics.chance(metric, self.data.y, n_classes)
             rows.append(row | {"note": joined(notes, *self._notes(limits))})
         return per_donor.table(rows, _SUMMARY)
 
     def _notes(self, limits: Limits) -> tuple[str, str]:
         """What is to be known of an interval, if there is one."""
-        return ("" if limits.interval == bootstrap.NONE else self.drawn.note), limits.note
+        about = "" if limits.interval == bootstrap.NONE else self.drawn.note
+        return about, limits.note
 
     def differences(self, summary: pd.DataFrame) -> pd.DataFrame:
         """Every model but the best baseline, minus the best baseline."""
@@ -248,11 +250,13 @@ class _Study:
                 notes: list[str] = []
                 for side, why in _SIDES.items():
                     metric = f"{side}|{code}"
-                    values = np.array([_metrics.estimates([metric], y, p)[0] for p in complete])
+                    each = [_metrics.estimates([metric], y, p)[0] for p in complete]
+                    values = np.array(each)
                     defined = values[np.isfinite(values)]
                     mean = float(defined.mean()) if len(defined) else np.nan
                     n_missing = len(values) - len(defined)
-                    limits = interval_of(mean, self.draws[model][metric], self.drawn, (0, 1))
+                    draws = self.draws[model][metric]
+                    limits = interval_of(mean, draws, self.drawn, (0, 1))
                     row[side] = mean
                     row[f"{side}_low"], row[f"{side}_high"] = limits.low, limits.high
                     missing = f"{side} undefined in {n_missing} of {len(values)} repeats: {why}"
@@ -265,7 +269,8 @@ class _Study:
 
 def _parts(table: pd.DataFrame, *by: str) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
     """Rows by these columns, in the order in which they come."""
-    return [(tuple(map(str, key)), part) for key, part in table.groupby(list(by), sort=False)]
+    groups = table.groupby(list(by), sort=False)
+    return [(tuple(map(str, key)), part) for key, part in groups]
 
 
 _SCORES = "model repeat metric value note"

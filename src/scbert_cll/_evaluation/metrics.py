@@ -7,7 +7,7 @@ those of ranks from running sums over the cells sorted once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,11 +15,12 @@ import numpy as np
 from scbert_cll._checks.words import choice, listed
 from scbert_cll._evaluation.ranks import calibration_error, pairs_within, ranked, ratio
 
-METRICS = (
-    *("accuracy", "macro_f1", "balanced_accuracy", "mcc", "auroc", "auroc_within", "auprc"),
-    *("kappa_quadratic", "brier", "log_loss", "ece"),
-)
 OF_RANKS = ("auroc", "auroc_within", "auprc")
+_OF_COUNTS = ("accuracy", "macro_f1", "balanced_accuracy", "mcc", "kappa_quadratic")
+METRICS = (
+    "accuracy", "macro_f1", "balanced_accuracy", "mcc", "auroc", "auroc_within", "auprc",
+    "kappa_quadratic", "brier", "log_loss", "ece",
+)  # fmt: skip
 LOWER_IS_BETTER = frozenset({"brier", "log_loss", "ece"})
 _NEED_TWO = frozenset({*OF_RANKS, "balanced_accuracy", "mcc", "kappa_quadratic"})
 # Out-of-fold probabilities are kept in single precision, which has no numbers closer to 1 than
@@ -115,8 +116,9 @@ def chance(name: str, y: np.ndarray, n_classes: int) -> float:
 def ends(name: str, n_classes: int) -> tuple[float, float]:
     """Smallest and largest possible value."""
     least = -1.0 if name in ("mcc", "kappa_quadratic") else 0.0
-    most = {"brier": 1.0 if n_classes == 2 else 2.0, "log_loss": -float(np.log(_SMALLEST))}
-    return least, most.get(name, 1.0)
+    if name == "log_loss":
+        return least, -float(np.log(_SMALLEST))
+    return least, 2.0 if name == "brier" and n_classes > 2 else 1.0
 
 
 def estimates(
@@ -156,9 +158,8 @@ def weighted(
     n_units, n = weights.shape[1], proba.shape[1]
     cell = (unit * n + y) * n + proba.argmax(1)
     by_unit = np.bincount(cell, minlength=n_units * n * n).reshape(n_units, n * n)
-    confusion = (weights @ by_unit.astype(float)).reshape(
-        len(weights), n, n
-    )  # (draws, true, called)
+    # (draws, true, called)
+    confusion = (weights @ by_unit.astype(float)).reshape(len(weights), n, n)
     of_ranks = ranked(y, proba, unit, weights) if set(OF_RANKS) & set(names) else {}
     values = []
     for name in names:
@@ -168,8 +169,7 @@ def weighted(
             of_class = confusion[:, :, k] if metric == "precision" else confusion[:, k]
             values.append(ratio(of_class[:, k], of_class.sum(1)))
         elif metric in _OF_COUNTS:
-            same = _same_question(metric, y, confusion)
-            values.append(np.where(same, _OF_COUNTS[metric](confusion), np.nan))
+            values.append(_of_counts(metric, y, confusion))
         elif metric in OF_RANKS:
             values.append(of_ranks[metric])
         elif metric == "ece":
@@ -181,49 +181,28 @@ def weighted(
     return np.stack(values)
 
 
-def _same_question(name: str, y: np.ndarray, confusion: np.ndarray) -> np.ndarray:
-    """Draws with the classes that the metric needs."""
-    present = confusion.sum(2) > 0  # (draws, classes)
-    enough = present.sum(1) > (name in _NEED_TWO)
+def _of_counts(name: str, y: np.ndarray, confusion: np.ndarray) -> np.ndarray:
+    """Metrics of counts (draws, true, called); NaN in draws without the classes that one needs."""
+    n, true, called = confusion.sum((1, 2)), confusion.sum(2), confusion.sum(1)
+    hits = np.einsum("bii->bi", confusion)
+    enough = (true > 0).sum(1) > (name in _NEED_TWO)
     if name in ("macro_f1", "balanced_accuracy"):
-        enough &= present[:, np.unique(y)].all(1)
-    return np.asarray(enough)
-
-
-def _hits(confusion: np.ndarray) -> np.ndarray:
-    return np.asarray(np.einsum("bii->bi", confusion))
-
-
-def _balanced_accuracy(confusion: np.ndarray) -> np.ndarray:
-    true = confusion.sum(2)
-    return ratio(ratio(_hits(confusion), true, nothing=0).sum(1), (true > 0).sum(1))
-
-
-def _mcc(confusion: np.ndarray) -> np.ndarray:
-    """Gorodkin's correlation for any number of classes."""
-    n, true, called = confusion.sum((1, 2)), confusion.sum(2), confusion.sum(1)
-    spread = np.sqrt(n**2 - (true**2).sum(1)) * np.sqrt(n**2 - (called**2).sum(1))
-    together = n * _hits(confusion).sum(1) - (true * called).sum(1)
-    return ratio(together, spread, nothing=0)
-
-
-def _kappa_quadratic(confusion: np.ndarray) -> np.ndarray:
-    codes = np.arange(confusion.shape[1])
-    far = (codes[:, None] - codes) ** 2
-    n, true, called = confusion.sum((1, 2)), confusion.sum(2), confusion.sum(1)
-    expected = ratio(np.einsum("bi,bj,ij->b", true, called, far), n)
-    return np.asarray(1 - ratio(np.einsum("bij,ij->b", confusion, far), expected))
-
-
-_OF_COUNTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "accuracy": lambda confusion: ratio(_hits(confusion).sum(1), confusion.sum((1, 2))),
-    "macro_f1": lambda confusion: np.asarray(
-        ratio(2 * _hits(confusion), confusion.sum(1) + confusion.sum(2), nothing=0).mean(1)
-    ),
-    "balanced_accuracy": _balanced_accuracy,
-    "mcc": _mcc,
-    "kappa_quadratic": _kappa_quadratic,
-}
+        enough &= (true > 0)[:, np.unique(y)].all(1)
+    if name == "accuracy":
+        value = ratio(hits.sum(1), n)
+    elif name == "macro_f1":
+        value = ratio(2 * hits, called + true, nothing=0).mean(1)
+    elif name == "balanced_accuracy":
+        value = ratio(ratio(hits, true, nothing=0).sum(1), (true > 0).sum(1))
+    elif name == "mcc":  # Gorodkin's correlation for any number of classes
+        spread = np.sqrt(n**2 - (true**2).sum(1)) * np.sqrt(n**2 - (called**2).sum(1))
+        value = ratio(n * hits.sum(1) - (true * called).sum(1), spread, nothing=0)
+    else:
+        codes = np.arange(confusion.shape[1])
+        far = (codes[:, None] - codes) ** 2
+        expected = ratio(np.einsum("bi,bj,ij->b", true, called, far), n)
+        value = 1 - ratio(np.einsum("bij,ij->b", confusion, far), expected)
+    return np.where(enough, value, np.nan)
 
 
 def _confidence(y: np.ndarray, proba: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

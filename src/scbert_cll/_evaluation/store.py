@@ -57,13 +57,13 @@ class FoldStore:
         if self.folder is None:
             return None
         stored = read_kept(self._path(name, fingerprint), digest([name, fingerprint]))
-        return None if stored is None else Done(stored[1]["proba"], stored[0]["seconds"])
+        return stored and Done(stored[1]["proba"], stored[0]["seconds"])
 
     def save(self, name: str, fingerprint: str, done: Done) -> None:
         """Write aside, read back and rename, so that a file is whole or not there."""
         if self.folder is not None:
-            path, call = self._path(name, fingerprint), digest([name, fingerprint])
-            write_kept(path, {"proba": done.proba}, {"seconds": float(done.seconds)}, call)
+            path, numbers = self._path(name, fingerprint), {"seconds": float(done.seconds)}
+            write_kept(path, {"proba": done.proba}, numbers, digest([name, fingerprint]))
 
     def _path(self, name: str, fingerprint: str) -> Path:
         slug = re.sub(r"[^A-Za-z0-9_.-]+", "_", name)[:60]

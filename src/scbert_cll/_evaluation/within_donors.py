@@ -8,7 +8,8 @@ from typing import Final, NamedTuple
 import numpy as np
 import pandas as pd
 
-from scbert_cll._evaluation.bootstrap import FEWEST, Resampling, interval_of, of_draws, resample
+from scbert_cll._evaluation import bootstrap
+from scbert_cll._evaluation.bootstrap import Resampling, interval_of
 from scbert_cll._evaluation.metrics import ends, score, weighted
 
 METRICS: Final = ("macro_f1", "auroc_within")
@@ -43,8 +44,8 @@ class Difference(NamedTuple):
 
 def of_donor_alone(y: np.ndarray, donors: np.ndarray, n_classes: int) -> np.ndarray:
     """Each donor's shares of the classes as the probabilities of its cells (n, classes)."""
-    shares = pd.DataFrame(np.eye(n_classes)[y]).groupby(np.asarray(donors)).transform("mean")
-    return shares.to_numpy()
+    is_class = pd.DataFrame(np.eye(n_classes)[y])
+    return is_class.groupby(np.asarray(donors)).transform("mean").to_numpy()
 
 
 def compare(
@@ -81,22 +82,26 @@ def compare(
     """
     double = {model: np.asarray(p, float) for model, p in proba.items()}
     exact = {model: p / p.sum(1, keepdims=True) for model, p in double.items()}
-    few = len(set(donors)) < FEWEST
-    if few:
+    draws: dict[str, dict[str, np.ndarray]] = {}
+    if len(set(donors)) < bootstrap.FEWEST:
         drawn = _cells_within_donors(y, donors, n_draws, seed)
-        draws = {model: _of_few_donors(y, donors, p, drawn.weights) for model, p in exact.items()}
+        for model, p in exact.items():
+            draws[model] = _of_few_donors(y, donors, p, drawn.weights)
     else:
-        drawn = resample(y, donors, 1, n_draws, seed)
-        draws = {model: of_draws(METRICS, y, p[None], drawn) for model, p in exact.items()}
+        drawn = bootstrap.resample(y, donors, 1, n_draws, seed)
+        for model, p in exact.items():
+            draws[model] = bootstrap.of_draws(METRICS, y, p[None], drawn)
     rows = {}
     for model, p in exact.items():
         row: dict[str, float] = {}
         for metric in METRICS:
             value = score(metric, y, p, ("0", "1"), donors=donors).value
             limits = interval_of(value, draws[model][metric], drawn, ends(metric, 2))
-            row |= {metric: value, f"{metric}_low": limits.low, f"{metric}_high": limits.high}
+            low, high = limits.low, limits.high
+            row |= {metric: value, f"{metric}_low": low, f"{metric}_high": high}
         rows[model] = row | {"n_cells": float(len(y))}
-    return Compared(pd.DataFrame.from_dict(rows, orient="index"), drawn.interval, draws, drawn)
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    return Compared(table, drawn.interval, draws, drawn)
 
 
 def difference(compared: Compared, model: str, reference: str, metric: str) -> Difference:
@@ -115,7 +120,8 @@ def _cells_within_donors(y: np.ndarray, donors: np.ndarray, n_draws: int, seed: 
     weights = np.zeros((n_draws, len(y)), dtype=np.uint16)
     for code in np.unique(stratum):
         at = np.flatnonzero(stratum == code)
-        weights[:, at] = rng.multinomial(at.size, np.full(at.size, 1 / at.size), n_draws)
+        shares = np.full(at.size, 1 / at.size)
+        weights[:, at] = rng.multinomial(at.size, shares, n_draws)
     fewest = int(np.unique(y, return_counts=True)[1].min())
     note = "speaks of other cells of these donors, not of other patients"
     once = np.ones((n_draws, 1))

@@ -12,9 +12,11 @@ import pandas as pd
 from scipy import sparse
 
 _N_COMPONENTS = 50
-N_NEIGHBORS = 20  # far enough that a cell's own synthetic children do not fill the places
+# far enough that a cell's own synthetic children do not fill the places
+N_NEIGHBORS = 20
 _RESAMPLED = re.compile(r"-(?:copy|smote)\d+$")  # what pp.balance appends
-_NUMBERED = re.compile(r"-\d+$")  # what obs_names_make_unique appends, and 10x barcodes end in
+# what obs_names_make_unique appends, and 10x barcodes end in
+_NUMBERED = re.compile(r"-\d+$")
 
 
 def profile_hashes(matrix: sparse.csr_matrix) -> np.ndarray:
@@ -42,9 +44,8 @@ def resampled_from(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     present = set(names)
     original = [_RESAMPLED.sub("", name) for name in names]
     shorter = [_NUMBERED.sub("", name) for name in original]
-    base = [
-        short if short in present else name for short, name in zip(shorter, original, strict=True)
-    ]
+    pairs = zip(shorter, original, strict=True)
+    base = [short if short in present else name for short, name in pairs]
     return np.array(base, dtype=object), np.array(original) != np.array(names)
 
 
@@ -60,9 +61,8 @@ def twins(
     owner = owner[~owner.index.duplicated()].reindex(keys[second])
     has_twin = owner.notna().to_numpy()
     at, twin = second[has_twin], owner[has_twin].to_numpy(dtype=np.intp)
-    return pd.DataFrame(
-        {"cell": names[at], "part": sides[1], "twin": names[twin], "twin_part": sides[0], "at": at}
-    )
+    cells = pd.DataFrame({"cell": names[at], "part": sides[1], "twin": names[twin]})
+    return cells.assign(twin_part=sides[0], at=at)
 
 
 def nearest(log: sparse.csr_matrix, train: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
@@ -74,7 +74,8 @@ def nearest(log: sparse.csr_matrix, train: np.ndarray, test: np.ndarray, seed: i
     svd = TruncatedSVD(n, random_state=seed).fit(log[train])
     neighbors = NearestNeighbors(n_neighbors=min(N_NEIGHBORS, len(train)))
     neighbors.fit(svd.transform(log[train]))
-    return np.asarray(train[neighbors.kneighbors(svd.transform(log[test]), return_distance=False)])
+    at = neighbors.kneighbors(svd.transform(log[test]), return_distance=False)
+    return np.asarray(train[at])
 
 
 def counting_noise(a: sparse.csr_matrix, b: sparse.csr_matrix) -> pd.DataFrame:
@@ -100,12 +101,13 @@ def counting_noise(a: sparse.csr_matrix, b: sparse.csr_matrix) -> pd.DataFrame:
     n = np.diff(both.indptr)
     total, spread = (np.bincount(row, v, both.shape[0]) for v in (term, variance))
     error = np.sqrt(np.maximum(spread, 1e-12))
-    return pd.DataFrame({"noise": total / n, "z": (total - n) / error, "lowest": -n / error})
+    z = (total - n) / error
+    return pd.DataFrame({"noise": total / n, "z": z, "lowest": -n / error})
 
 
 def distance_ratio(log: sparse.csr_matrix, cells: np.ndarray, neighbors: np.ndarray) -> np.ndarray:
     """Distance of each cell to its nearest neighbour, as a share of that to its last."""
-    near, far = (_distances(log[cells], log[neighbors[:, column]]) for column in (0, -1))
+    near, far = (_distances(log[cells], log[neighbors[:, i]]) for i in (0, -1))
     return np.asarray(np.divide(near, far, out=np.zeros_like(near), where=far > 0))
 
 

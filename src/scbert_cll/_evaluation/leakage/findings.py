@@ -132,8 +132,8 @@ def near(
     `equal` are the exact duplicates.
     """
     check, train, test = "near duplicates", cells.at(_keys.TRAIN), cells.at(_keys.TEST)
-    n_test = len(test)
-    test = np.setdiff1d(test, equal.loc[equal["part"] == _keys.TEST, "at"].to_numpy(dtype=np.intp))
+    n_test, twins = len(test), equal.loc[equal["part"] == _keys.TEST, "at"]
+    test = np.setdiff1d(test, twins.to_numpy(dtype=np.intp))
     if not len(test) or len(train) < 3 or log.shape[1] < 3:
         meaning = (
             f"{len(test)} test cells without a twin, {len(train)} training cells and "
@@ -142,7 +142,8 @@ def near(
         return Finding(check, "cannot tell", meaning), no_cells()
     neighbors = duplicates.nearest(log, train, test, seed)
     if _checks.counts.are_whole(cells.matrix.data):  # closer than the noise of counting
-        pairs = duplicates.counting_noise(cells.matrix[test], cells.matrix[neighbors[:, 0]])
+        first = cells.matrix[neighbors[:, 0]]
+        pairs = duplicates.counting_noise(cells.matrix[test], first)
         # beyond what the best of all pairs would show by chance
         limit = -float(norm.isf(alpha / (len(test) * len(train))))
         value = pairs["noise"].to_numpy()
@@ -159,15 +160,16 @@ def near(
             f"Test cells are {np.median(value):.2f} times as far from their nearest training cell "
             f"as from their {n}th (median)."
         )
-    test, twins = test[close], neighbors[close, 0]
-    columns = (cells.names[test], cells.parts[test], cells.names[twins], cells.parts[twins])
-    offenders = pd.DataFrame(dict(zip(CELL_COLUMNS[1:], (*columns, value[close]), strict=True)))
+    pair = (test[close], neighbors[close, 0])
+    columns = [column for at in pair for column in (cells.names[at], cells.parts[at])]
+    offenders = pd.DataFrame(dict(zip(CELL_COLUMNS[1:5], columns, strict=True)))
+    offenders = offenders.assign(value=value[close])
     if offenders.empty and blind:
         meaning = f"The cells have so few counts that even a copy could not be told. {usual}"
         return Finding(check, "cannot tell", meaning, 0.0), offenders
     ok = f"No test cell is nearer to a training cell than different cells are. {usual}"
     bad = (
-        f"{len(test)} of {n_test} test cells are training cells with a little "
+        f"{len(offenders)} of {n_test} test cells are training cells with a little "
         f"change, as SMOTE or jitter makes them. {usual} {_SPLIT_FIRST}."
     )
     return _verdict(offenders, cells, check, ok=ok, bad=bad)
@@ -179,7 +181,8 @@ def donors(cells: Cells, column: pd.Series | None) -> Finding:
     if column is None:
         meaning = "No donor column: a model may know the donors of its test cells. Give donor_key=."
         return Finding(check, "cannot tell", meaning)
-    counts = pd.crosstab(column.astype(object).where(column.notna()).to_numpy(), cells.parts)
+    people = column.astype(object).where(column.notna()).to_numpy()
+    counts = pd.crosstab(people, cells.parts)
     counts = counts.reindex(columns=list(_keys.SPLIT_ORDER), fill_value=0)
     shared = counts[(counts > 0).sum(axis=1) > 1]
     n_test = int(shared[_keys.TEST].sum())
@@ -212,11 +215,13 @@ def resampled(
     """Rows that a resampling added, in test or validation."""
     check = "resampled rows"
     if synthetic is None and method == "weights":
-        return Finding(check, "ok", "Balanced by weights: no row was added.", 0.0), no_cells()
+        meaning = "Balanced by weights: no row was added."
+        return Finding(check, "ok", meaning, 0.0), no_cells()
     if synthetic is None:
         meaning = "No resampling is on record; rows of other tools show up as duplicates only."
         return Finding(check, "cannot tell", meaning), no_cells()
-    at = np.flatnonzero(synthetic & np.isin(cells.parts.astype(str), (_keys.TEST, _keys.VAL)))
+    is_held_out = np.isin(cells.parts.astype(str), (_keys.TEST, _keys.VAL))
+    at = np.flatnonzero(synthetic & is_held_out)
     offenders = pd.DataFrame({"cell": cells.names[at], "part": cells.parts[at]})
     offenders = offenders.assign(twin="", twin_part="", value=np.nan)
     ok = "Rows were added to the training cells only."
@@ -230,8 +235,9 @@ def gap(scores: pd.DataFrame) -> Finding:
     by_donor = "C" in score.index and np.isfinite(score["C"])
     honest = score["C" if by_donor else "B"]
     excess = float(score["A"] - honest)
-    by_cell = f", splitting cells instead of donors {score['B'] - honest:+.2f}" if by_donor else ""
-    leaks = max(excess, float(score["B"] - honest)) > 0.05
+    of_cells = float(score["B"] - honest)
+    by_cell = f", splitting cells instead of donors {of_cells:+.2f}" * bool(by_donor)
+    leaks = max(excess, of_cells) > 0.05
     warning = "Do not believe a score that was made so. " if leaks else ""
     meaning = (
         f"On these cells, resampling before the split changes the macro-F1 of a random forest by "
@@ -242,9 +248,10 @@ def gap(scores: pd.DataFrame) -> Finding:
 
 def _across(keys: np.ndarray, cells: Cells) -> pd.DataFrame:
     """Cells whose key is in another part, too; each once, with the part that matters most."""
-    pairs = [duplicates.twins(keys, cells.parts, cells.names, sides) for sides in _PAIRS]
-    twins = pd.concat(pairs, ignore_index=True).drop_duplicates("at", ignore_index=True)
-    return twins.assign(value=0.0)
+    names, parts = cells.names, cells.parts
+    pairs = [duplicates.twins(keys, parts, names, sides) for sides in _PAIRS]
+    twins = pd.concat(pairs, ignore_index=True)
+    return twins.drop_duplicates("at", ignore_index=True).assign(value=0.0)
 
 
 def _listed(items: Iterable[str]) -> str:

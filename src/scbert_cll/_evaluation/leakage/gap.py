@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pandas as pd
 from scipy import sparse
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import f1_score
-from sklearn.model_selection import StratifiedKFold
 
-from scbert_cll._evaluation.folds import Parts, donor_folds
+from scbert_cll._evaluation.folds import Parts, cell_folds, donor_folds
 
 SCHEMES = {
     "A": "oversampled, then split at random",
@@ -40,13 +42,19 @@ def gap(
     dense, y = log[chosen][:, genes].toarray(), y[chosen]
     seeds = rng.integers(2**31 - 1, size=3).tolist()
     rows = {"A": _resampled(y, rng), "B": np.arange(len(y))}
-    folds = {scheme: _cell_folds(y[which], n_repeats, seeds[0]) for scheme, which in rows.items()}
+    folds = {
+        scheme: _repeated(n_repeats, N_FOLDS, seeds[0], partial(cell_folds, y[which]))
+        for scheme, which in rows.items()
+    }
     n_donors = N_FOLDS
     if donors is not None:
         n_donors = len(np.unique(donors[chosen]))
         if n_donors > 1:
+            split = partial(donor_folds, y, donors[chosen])
+            drawn = _repeated(n_repeats, min(N_FOLDS, n_donors), seeds[1], split)
+            # a fold that leaves no second class to learn from is passed over
+            folds["C"] = [parts for parts in drawn if len(np.unique(y[parts[0]])) > 1]
             rows["C"] = rows["B"]
-            folds["C"] = _donor_folds(y, donors[chosen], n_repeats, seeds[1])
     scores = [
         _row(scheme, _runs(dense[at], y[at], folds[scheme], seeds[2]), n_donors)
         for scheme, at in rows.items()
@@ -69,24 +77,12 @@ def _resampled(y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([np.arange(len(y)), *copies])
 
 
-def _cell_folds(y: np.ndarray, n: int, seed: int) -> list[Parts]:
-    """One fifth of the cells a repeat; five repeats test every cell once."""
-    folds: list[Parts] = []
-    for i in range(-(-n // N_FOLDS)):
-        folds += StratifiedKFold(N_FOLDS, shuffle=True, random_state=seed + i).split(y, y)
-    return folds[:n]
-
-
-def _donor_folds(y: np.ndarray, donors: np.ndarray, n: int, seed: int) -> list[Parts]:
-    """The same with whole donors.
-
-    A fold that leaves no second class to learn from is passed over.
-    """
-    n_folds = min(N_FOLDS, len(np.unique(donors)))
-    folds: list[Parts] = []
-    for i in range(-(-n // n_folds)):
-        folds += donor_folds(y, donors, n_folds, seed + i)
-    return [(train, test) for train, test in folds[:n] if len(np.unique(y[train])) > 1]
+def _repeated(
+    n: int, n_folds: int, seed: int, split: Callable[[int, int], list[Parts]]
+) -> list[Parts]:
+    """So many folds; as many repeats as there are folds test every cell once."""
+    rounds = range(-(-n // n_folds))
+    return [fold for i in rounds for fold in split(n_folds, seed + i)][:n]
 
 
 def _runs(x: np.ndarray, y: np.ndarray, folds: list[Parts], seed: int) -> pd.DataFrame:
