@@ -52,12 +52,10 @@ def after_interruption(command: str, options: Mapping[str, Any]) -> str:
         return "The same command goes on after the last finished part."
     if command in ("pretrain", "finetune"):
         folder = options["checkpoint_dir"]
-        where = f"from the last checkpoint in {folder}, if there is one yet"
-        return (
-            "No model was written; with --checkpoint-dir the same command goes on where it was."
-            if folder is None
-            else f"No model was written; the same command goes on {where}."
-        )
+        how = f"the same command goes on from the last checkpoint in {folder}, if there is one yet"
+        if folder is None:
+            how = "with --checkpoint-dir the same command goes on where it was"
+        return f"No model was written; {how}."
     if command == "predict" and Path(options["data"]).is_dir():
         return "The same command goes on where it was."
     return "Start the same command again."

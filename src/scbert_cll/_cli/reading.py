@@ -109,7 +109,8 @@ class Cells:
         """Keep some of the cells, and say so."""
         self.news.append(news)
         with shared_names():  # a MuData has an order of its own
-            self.data = self.data[mask if self.rna_key is None else self.rna.obs_names[mask]].copy()
+            cells = mask if self.rna_key is None else self.rna.obs_names[mask]
+            self.data = self.data[cells].copy()
 
     def leave_out(self, mask: np.ndarray, why: str) -> None:
         """Leave cells out, where there are any, and say why."""
@@ -182,7 +183,8 @@ def choose(
     cells.donor_key = None if reading.donor_key == NO_DONORS else reading.donor_key
     cells_key = None if reading.cells in (None, ALL, CLL) else reading.cells
     obs, others = (cast("pd.DataFrame", part.obs) for part in (cells.rna, cells.data))
-    for option, key in {"donor_key": cells.donor_key, "cells": cells_key, **columns}.items():
+    columns = {"donor_key": cells.donor_key, "cells": cells_key, **columns}
+    for option, key in columns.items():
         if key is not None:
             if key not in obs and key in others:
                 obs[key] = others[key].reindex(obs.index)
@@ -201,10 +203,11 @@ def choose(
 
     if cells_key is None:
         what = "CD19+CD5+ by protein"
-        cll = cll_mask(cells.data, protein_key=reading.protein_key, rna_key=cells.rna_key)
-        mask = cll.to_numpy()
+        key, rna_key = reading.protein_key, cells.rna_key
+        mask = cll_mask(cells.data, protein_key=key, rna_key=rna_key).to_numpy()
     else:
-        what, mask = f"obs[{cells_key!r}]", cite_seq.mask(cells.rna, cells.rna, cells_key)
+        what = f"obs[{cells_key!r}]"
+        mask = cite_seq.mask(cells.rna, cells.rna, cells_key)
     if not mask.any():
         raise ValueError(f"--cells chooses none of the {len(mask):,} cells ({what}).")
     number = f"{int(mask.sum()):,} of {len(mask):,} cells"
@@ -216,7 +219,7 @@ def choose(
 def shared_names() -> Iterator[None]:
     """No warning of proteins named as genes, none of the user's random numbers drawn."""
     with same_random_state(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="var_names are not unique", category=UserWarning)
+        warnings.filterwarnings("ignore", "var_names are not unique", UserWarning)
         yield
 
 
@@ -280,7 +283,8 @@ def _find_counts(cells: Cells, layer: str | None) -> None:
     with shared_names():
         cells.data = MuData({**before.mod, cells.rna_key: whole})
     obs = cast("pd.DataFrame", before.obs)
-    cells.data.obs = cells.data.obs.join(obs.drop(columns=cells.data.obs.columns, errors="ignore"))
+    further = obs.columns.difference(cells.data.obs.columns, sort=False)
+    cells.data.obs = cells.data.obs.join(obs[further])
 
 
 def _lacks_protein(cells: Cells, protein_key: str | None) -> np.ndarray:
@@ -297,7 +301,8 @@ def _lacks_donor(rna: AnnData, key: str) -> tuple[np.ndarray, str]:
     from scbert_cll import _checks
 
     column = cast("pd.DataFrame", rna.obs)[key]
-    mask = _checks.people.donors(rna, key, allow_missing=True, quiet=True).isna().to_numpy()
-    words = column[mask].astype(object).where(column[mask].notna(), "missing").value_counts()
+    people = _checks.people.donors(rna, key, allow_missing=True, quiet=True)
+    mask = people.isna().to_numpy()
+    words = column.astype(object).where(column.notna(), "missing")[mask].value_counts()
     numbers = ", ".join(f"{word}: {n:,}" for word, n in words.head(8).items())
     return mask, f"have no donor in obs[{key!r}] ({numbers}) and are left out"

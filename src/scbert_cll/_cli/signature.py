@@ -107,8 +107,9 @@ def signature(
         paired=not between,
     )
     make_folder(out)
+    # of an earlier run: this one may have found none
     for file in {*FILES, _FIGURE} - write_signature(adata, out, name):
-        (out / file).unlink(missing_ok=True)  # of an earlier run: this one may have found none
+        (out / file).unlink(missing_ok=True)
     shared.say(_sentence(adata.uns[_keys.SIGNATURE], out))
     shared.draw(
         {out / _FIGURE: lambda: cast("Figure", pl.signature(adata, return_fig=True))}, shared.say

@@ -26,7 +26,7 @@ _PALETTE: Final = (
 def plots(job: Job, models: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
     """Name of a figure → what draws it."""
     adata, pl = job.adata, sc_cll.pl
-    truth = adata.uns[_keys.TRUTH]["gene"].tolist() if _keys.TRUTH in adata.uns else None
+    truth = list(adata.uns[_keys.TRUTH]["gene"]) if _keys.TRUTH in adata.uns else None
     figures: dict[str, Callable[..., Any]] = {
         "signature": partial(pl.signature, adata),
         "gene_attention": partial(
@@ -39,11 +39,12 @@ def plots(job: Job, models: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
         "confusion": partial(pl.confusion, adata, donor_key=job.donor_key),
         "umap": partial(_umap, job),
     }
-    figures |= {f"history_{name}": partial(pl.history, model) for name, model in models.items()}
+    for name, model in models.items():
+        figures[f"history_{name}"] = partial(pl.history, model)
     if job.gene is not None:
         figures["cd49d"] = partial(
             pl.cd49d,
-            job.data,
+            job.cells.data,
             marker=job.options.marker,
             gene=job.gene,
             donor_key=job.donor_key,
@@ -59,7 +60,8 @@ def plots(job: Job, models: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
 def _umap(job: Job, *, return_fig: bool) -> Any:
     """Embedded cells, of an object of their own: scanpy writes graphs and colours to it."""
     obs, adata = job.obs, job.adata
-    panels = {"predicted": obs[_keys.PRED], f"{job.options.marker} protein": obs[_keys.CD49D]}
+    marker = f"{job.options.marker} protein"
+    panels = {"predicted": obs[_keys.PRED], marker: obs[_keys.CD49D]}
     donors = _checks.people.donors(adata, job.donor_key, quiet=True)
     if donors.nunique() > 1:
         panels["donor"] = donors

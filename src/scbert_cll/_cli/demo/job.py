@@ -16,7 +16,6 @@ from scbert_cll._disk.formats import versions, write_json, write_text
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
-    from mudata import MuData
 
     from scbert_cll._protein.cite_seq import Protein
 
@@ -96,16 +95,9 @@ class Report:
         for title, text in self.texts.items():
             lines += [f"## {title}", "", "```", text, "```", ""]
         write_text(out / "report.md", "\n".join(lines))
-        record = {
-            "format_version": _FORMAT_VERSION,
-            "versions": versions("pandas"),
-            "steps": self.steps,
-            "tables": {
-                title: json.loads(frame.to_json(orient="split"))
-                for title, frame in self.tables.items()
-            },
-        }
-        write_json(out / "report.json", record)
+        tables = {t: json.loads(x.to_json(orient="split")) for t, x in self.tables.items()}
+        record = {"format_version": _FORMAT_VERSION, "versions": versions("pandas")}
+        write_json(out / "report.json", {**record, "steps": self.steps, "tables": tables})
 
 
 @dataclass(frozen=True)
@@ -129,11 +121,6 @@ class Job:
     def obs(self) -> pd.DataFrame:
         """Columns of the RNA's cells, which are in memory."""
         return cast("pd.DataFrame", self.cells.rna.obs)
-
-    @property
-    def data(self) -> AnnData | MuData:
-        """The object that is labelled, drawn and written."""
-        return self.cells.data
 
     @property
     def positive(self) -> str:

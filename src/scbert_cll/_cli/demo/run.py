@@ -64,10 +64,9 @@ def run(options: Options, reading: Reading) -> None:
         signature.planted(job, classifier, attention)
     _write(job, classifier, attention)
     figures = demo_figures.plots(job, {"pretrain": pretrained, "finetune": classifier})
-    places = {options.out / "figures" / f"{name}.png": plot for name, plot in figures.items()}
-    failure = None
+    failure, folder = None, options.out / "figures"
     try:
-        draw(places, report.say)
+        draw({folder / f"{name}.png": plot for name, plot in figures.items()}, report.say)
     except FigureError as error:
         failure = error
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -113,12 +112,12 @@ def _begin(options: Options, reading: Reading, report: Report) -> Job:
 def _label(job: Job) -> None:
     """Label by protein; a marker without two populations is contrasted by its outer thirds."""
     options, n_proteins = job.options, len(job.proteins.names)
-    normalize: Literal["clr_cell", "clr_protein"] = (
-        "clr_cell" if n_proteins >= _WIDE_PANEL else "clr_protein"
-    )
+    normalize: Literal["clr_cell", "clr_protein"] = "clr_protein"
+    if n_proteins >= _WIDE_PANEL:
+        normalize = "clr_cell"
     label = partial(
         sc_cll.pp.label_cd49d,
-        job.data,
+        job.cells.data,
         normalize=normalize,
         marker=options.marker,
         donor_key=job.donor_key,
@@ -143,19 +142,17 @@ def _label(job: Job) -> None:
             f"clinical positivity."
         )
     counts = job.obs[_keys.CD49D].value_counts()
-    job.report.say(
-        f"{options.marker} by {method} ({normalize}, {n_proteins} proteins): "
-        + ", ".join(f"{n:,} {name}" for name, n in counts.items())
-    )
+    numbers = ", ".join(f"{n:,} {name}" for name, n in counts.items())
+    how = f"{method} ({normalize}, {n_proteins} proteins)"
+    job.report.say(f"{options.marker} by {how}: {numbers}")
 
 
 def _split(job: Job) -> None:
     """Hold donors out where there are three, one of two, or cells of one; the report says which."""
     adata, donor_key = job.adata, job.donor_key
     n_donors = _checks.people.donors(adata, donor_key, quiet=True).nunique()
-    split = partial(
-        sc_cll.pp.split_donors, adata, donor_key, labels_key=_keys.CD49D, rng=job.options.seed
-    )
+    seed = job.options.seed
+    split = partial(sc_cll.pp.split_donors, adata, donor_key, labels_key=_keys.CD49D, rng=seed)
     if n_donors == 1:
         split(unit="cell")
         job.report.say(
@@ -169,7 +166,7 @@ def _split(job: Job) -> None:
         job.report.say(f"Split by donor: {n_donors} donors; held out for the test: {test}.")
         return
     parts = job.obs[_keys.SPLIT].to_numpy(dtype=object, copy=True)
-    train, rng = np.flatnonzero(parts == _keys.TRAIN), np.random.default_rng(job.options.seed)
+    train, rng = np.flatnonzero(parts == _keys.TRAIN), np.random.default_rng(seed)
     parts[rng.choice(train, len(train) // 5, replace=False)] = _keys.VAL
     adata.obs[_keys.SPLIT] = pd.Categorical(parts, categories=list(_keys.SPLIT_ORDER))
     job.report.say(
@@ -187,17 +184,12 @@ def _bin(job: Job, extra: AnnData | None) -> AnnData:
         return adata
     train = adata[job.obs[_keys.SPLIT] != _keys.TEST]
     counts = train.X if layer is None else train.layers[layer]
-    both = {"here": (counts, train), "extra": (extra.X, extra)}
-    corpus = ad.concat(
-        {
-            name: AnnData(x, pd.DataFrame(index=part.obs_names), pd.DataFrame(index=part.var_names))
-            for name, (x, part) in both.items()
-        },
-        index_unique="-",
-    )
-    corpus.obs[_keys.SPLIT] = pd.Categorical(
-        [*train.obs[_keys.SPLIT], *[_keys.TRAIN] * extra.n_obs], categories=list(_keys.SPLIT_ORDER)
-    )
+    genes = pd.DataFrame(index=train.var_names)
+    here = AnnData(counts, pd.DataFrame(index=train.obs_names), genes)
+    others = AnnData(extra.X, pd.DataFrame(index=extra.obs_names), genes)
+    corpus = ad.concat({"here": here, "extra": others}, index_unique="-")
+    parts = [*train.obs[_keys.SPLIT], *[_keys.TRAIN] * extra.n_obs]
+    corpus.obs[_keys.SPLIT] = pd.Categorical(parts, categories=list(_keys.SPLIT_ORDER))
     sc_cll.pp.bin_expression(corpus)
     job.report.say(
         f"Pretraining also on {job.options.pretrain_on.name}: {extra.n_obs:,} "
@@ -207,15 +199,11 @@ def _bin(job: Job, extra: AnnData | None) -> AnnData:
 
 
 def _pretrain(job: Job, corpus: AnnData) -> sc_cll.ScBERT:
-    options = job.options
+    options, rng = job.options, job.options.seed
     layer = job.cells.layer if corpus is job.adata else None
-    sc_cll.tl.gene2vec(corpus, n_dims=width(), min_detected=0.0, layer=layer, rng=options.seed)
-    pretrained = sc_cll.tl.pretrain(
-        corpus,
-        max_epochs=options.max_epochs or _PRETRAIN_EPOCHS,
-        accelerator=options.accelerator,
-        rng=options.seed,
-    )
+    sc_cll.tl.gene2vec(corpus, n_dims=width(), min_detected=0.0, layer=layer, rng=rng)
+    n, where = options.max_epochs or _PRETRAIN_EPOCHS, options.accelerator
+    pretrained = sc_cll.tl.pretrain(corpus, max_epochs=n, accelerator=where, rng=rng)
     job.report.say(f"Pretraining: {learned(pretrained)}")
     return pretrained
 
@@ -223,7 +211,8 @@ def _pretrain(job: Job, corpus: AnnData) -> sc_cll.ScBERT:
 def _finetune(job: Job, pretrained: sc_cll.ScBERT) -> sc_cll.ScBERTClassifier:
     adata, n_proteins = job.adata, len(job.proteins.names)
     several = n_proteins > 1
-    if several:  # to be learned with the class, and without names, which may be anything
+    # to be learned with the class, and without names, which may be anything
+    if several:
         adata.obsm[_PROTEINS] = job.proteins.values.toarray()
     try:
         classifier = sc_cll.tl.finetune(
@@ -253,9 +242,9 @@ def _write(job: Job, classifier: sc_cll.ScBERTClassifier, attention: pd.DataFram
     out = job.options.out
     make_folder(out)
     classifier.save(out / "model", overwrite=True)
-    name = "annotated.h5mu" if isinstance(job.data, MuData) else "annotated.h5ad"
+    name = "annotated.h5mu" if isinstance(job.cells.data, MuData) else "annotated.h5ad"
     with shared_names():
-        write_cells(out / name, job.data)
+        write_cells(out / name, job.cells.data)
     written = {name, "model", "figures", "report.md", "report.json"}
     for old in set(OUTPUTS) - written - signature.write(job, attention):
         (out / old).unlink(missing_ok=True)

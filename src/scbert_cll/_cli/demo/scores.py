@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,8 @@ from scbert_cll._evaluation.donors import by_donor
 from scbert_cll.estimators import baselines, seeded
 from scbert_cll.model import ScBERTClassifier
 
-OURS, NETWORK, LINEAR = "scBERT", "its network alone", "its logistic regression alone (on tokens)"
+OURS, NETWORK = "scBERT", "its network alone"
+LINEAR = "its logistic regression alone (on tokens)"
 DONOR_ALONE = "knowing the donor alone"
 _BASELINES = {
     "logistic_l2": "logistic regression on log expression",
@@ -23,10 +24,7 @@ _BASELINES = {
     "majority": "majority",
 }
 _WORDS = {"auroc_within": "AUROC within donors", "macro_f1": "macro-F1"}
-_BY_DONOR = [
-    *("n_cells", "n_positive", "observed", "observed_low", "observed_high"),
-    *("predicted", "auroc"),
-]
+_OBSERVED = ["n_cells", "n_positive", "observed", "observed_low", "observed_high"]
 
 
 def evaluate(job: Job, classifier: ScBERTClassifier) -> None:
@@ -45,26 +43,21 @@ def evaluate(job: Job, classifier: ScBERTClassifier) -> None:
     proba[DONOR_ALONE] = within_donors.of_donor_alone(y, donors, 2)
 
     scores = within_donors.compare(y, donors, proba, seed=seed)
-    readable = {
-        words: [_interval(scores.table.loc[name], metric, 3) for name in scores.table.index]
-        for metric, words in _WORDS.items()
-    }
-    shown = pd.DataFrame(readable, index=scores.table.index)
+    shown = pd.DataFrame(index=scores.table.index)
+    for metric, words in _WORDS.items():
+        shown[words] = [_interval(row, metric, 3) for _, row in scores.table.iterrows()]
     report.show("Test cells, never trained on", scores.table, shown)
     report.say(_legend(scores, y, donors))
     report.say(_within_donors(scores, n_donors=len(set(donors))))
     report.say(_over_all_cells(scores, n_donors=len(set(donors))))
     ours = {OURS: (proba[OURS] / proba[OURS].sum(1, keepdims=True))[None]}
-    table = by_donor(y, donors, ours, list(labels.categories)).set_index("donor")[_BY_DONOR]
-    columns: dict[str, Any] = {
-        "test cells": table["n_cells"],
-        "observed % [95 % by Wilson]": [
-            _interval(table.loc[donor], "observed", 1) for donor in table.index
-        ],
-        "predicted %": table["predicted"].map("{:.1f}".format),
-        "AUROC of its cells": [_number(value) for value in table["auroc"]],
-    }
-    shown = pd.DataFrame(columns, index=table.index)
+    table = by_donor(y, donors, ours, list(labels.categories)).set_index("donor")
+    table = table[[*_OBSERVED, "predicted", "auroc"]]
+    shown = table[["n_cells"]].rename(columns={"n_cells": "test cells"})
+    observed = [_interval(row, "observed", 1) for _, row in table.iterrows()]
+    shown["observed % [95 % by Wilson]"] = observed
+    shown["predicted %"] = table["predicted"].map("{:.1f}".format)
+    shown["AUROC of its cells"] = table["auroc"].map(_number)
     report.show("Percent positive of labelled test cells, by donor", table, shown)
 
 
@@ -75,7 +68,8 @@ def _number(value: float, digits: int = 3) -> str:
 def _interval(row: pd.Series, name: str, digits: int) -> str:
     """An estimate with its limits."""
     low, high = (_number(row[f"{name}_{end}"], digits) for end in ("low", "high"))
-    return "undefined" if np.isnan(row[name]) else f"{row[name]:.{digits}f} [{low}, {high}]"
+    value = _number(row[name], digits)
+    return value if np.isnan(row[name]) else f"{value} [{low}, {high}]"
 
 
 def _legend(scores: within_donors.Compared, y: np.ndarray, donors: np.ndarray) -> str:
@@ -141,11 +135,9 @@ def _baselines(adata: AnnData, *, gene: str | None, seed: int) -> dict[str, np.n
     """Probabilities of the labelled test cells (n, classes) by baseline, trained as scBERT is."""
     models, layer = baselines(gene or ""), adata.uns[_keys.BINNED]["params"]["layer"]
     train, test = (_labelled(adata, part) for part in (_keys.TRAIN, _keys.TEST))
+    genes = pd.DataFrame(index=adata.var_names)
     x_train, x_test = (
-        AnnData(
-            cells.X if layer == "X" else cells.layers[layer],
-            var=pd.DataFrame(index=cells.var_names),
-        )
+        AnnData(cells.X if layer == "X" else cells.layers[layer], var=genes)
         for cells in (train, test)
     )
     y = train.obs[_keys.CD49D]

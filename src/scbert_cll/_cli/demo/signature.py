@@ -19,14 +19,8 @@ from scbert_cll._process import to_change
 
 _SHOWN = 10
 _ATTENTION = "gene_attention.csv"
-_COLUMNS = {
-    "gene": "gene",
-    "log2_fc": "log2 fold change",
-    "q": "q",
-    "n_left_out": "confirmed",
-    "attribution_z": "network",
-    "family": "family",
-}
+_COLUMNS = ("gene", "log2_fc", "q", "n_left_out", "attribution_z", "family")
+_WORDS = {"log2_fc": "log2 fold change", "n_left_out": "confirmed", "attribution_z": "network"}
 _LEGEND = (
     "In that table, q is the expected share of false genes among those down to this row. "
     "Confirmed: in how many of the runs that leave one donor out the gene is found again. "
@@ -51,12 +45,10 @@ def find(job: Job, classifier: sc_cll.ScBERTClassifier) -> pd.DataFrame:
         )
         genes = sc_cll.get.signature(adata)
         shown = genes[[name for name in _COLUMNS if name in genes]].head(_SHOWN)
-        of_donors = f"{{}} of {record['n_donors']}".format
-        shown = shown.assign(
-            q=shown["q"].map("{:.1g}".format), n_left_out=shown["n_left_out"].map(of_donors)
-        )
+        confirmed = shown["n_left_out"].map(f"{{}} of {record['n_donors']}".format)
+        shown = shown.assign(q=shown["q"].map("{:.1g}".format), n_left_out=confirmed)
         title = f"Signature, the clearest {len(shown)} genes"
-        report.show(title, shown.rename(columns=_COLUMNS).set_index("gene"))
+        report.show(title, shown.rename(columns=_WORDS).set_index("gene"))
         report.say(_LEGEND)
     else:
         report.say(f"Signature: none. {tested}{record['reason']}.")
@@ -67,7 +59,8 @@ def write(job: Job, attention: pd.DataFrame) -> set[str]:
     """Write the tables there are; their names."""
     out = job.options.out
     write_text(out / _ATTENTION, attention.to_csv(index=False, lineterminator="\n"))
-    return {_ATTENTION} | write_signature(job.adata, out, "_".join(job.options.marker.split()))
+    name = "_".join(job.options.marker.split())
+    return {_ATTENTION} | write_signature(job.adata, out, name)
 
 
 def planted(job: Job, classifier: sc_cll.ScBERTClassifier, attention: pd.DataFrame) -> None:
@@ -82,7 +75,8 @@ def planted(job: Job, classifier: sc_cll.ScBERTClassifier, attention: pd.DataFra
 
 def _signature(job: Job, classifier: sc_cll.ScBERTClassifier) -> str:
     """The signature; how far the network agrees, in cells of donors that it has not seen."""
-    search = partial(sc_cll.tl.signature, job.adata, donor_key=job.donor_key, gene=job.gene)
+    donor_key, gene = job.donor_key, job.gene
+    search = partial(sc_cll.tl.signature, job.adata, donor_key=donor_key, gene=gene)
     to_change(sc_cll.tl.signature.__module__).setLevel(logging.WARNING)
     with warnings.catch_warnings():  # the report has both
         warnings.filterwarnings("ignore", message=".*there is little to attribute")
@@ -115,14 +109,15 @@ def _recovery(
     }
     named = {"signature": sc_cll.get.signature(adata).set_index("gene")["sign"]}
     named |= {name: v[v.abs().nlargest(n).index] for name, v in rankings.items()}
-    rows: dict[str, dict[str, float]] = {}
+    rows: dict[str, tuple[float, ...]] = {}
     for name, values in named.items():
         hits = values.index.intersection(truth.index)
         right = int((np.sign(values[hits]) == truth[hits]).sum())
-        rows[name] = {"named": len(values), "planted": len(hits), "of": n, "sign_right": right}
+        rows[name] = (len(values), len(hits), n, right)
     chance = n * n / adata.n_vars
-    rows["expected by chance"] = {"named": n, "planted": chance, "of": n, "sign_right": chance / 2}
-    return pd.DataFrame.from_dict(rows, orient="index")
+    rows["expected by chance"] = (n, chance, n, chance / 2)
+    columns = ["named", "planted", "of", "sign_right"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
 def _coefficients(adata: AnnData, classifier: sc_cll.ScBERTClassifier) -> pd.Series:
@@ -130,8 +125,9 @@ def _coefficients(adata: AnnData, classifier: sc_cll.ScBERTClassifier) -> pd.Ser
     linear = classifier.linear_
     if linear is None:
         return pd.Series(dtype=float)
-    tokens = _checks.counts.tokens(adata[:, classifier.genes], classifier.layer)[0].astype(float)
-    mean = np.asarray(tokens.mean(0)).ravel()
-    spread = np.sqrt(np.maximum(np.asarray(tokens.multiply(tokens).mean(0)).ravel() - mean**2, 0))
+    tokens, _ = _checks.counts.tokens(adata[:, classifier.genes], classifier.layer)
+    tokens = tokens.astype(float)
+    mean, of_squares = (np.asarray(x.mean(0)).ravel() for x in (tokens, tokens.power(2)))
+    spread = np.sqrt(np.maximum(of_squares - mean**2, 0))
     per_deviation = (linear.coefficients[-1] - linear.coefficients[0]) * spread
     return pd.Series(per_deviation, index=classifier.genes)
