@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from scbert_cll._cli.corpus import check, corpus
 from scbert_cll._cli.demo.job import OUTPUTS, Options
@@ -46,7 +46,7 @@ COMMANDS: Final[Mapping[str, Callable[..., None]]] = {
 }
 
 
-def after_interruption(command: str, options: Mapping[str, Any]) -> str:
+def after_interruption(command: str, options: Mapping[str, object]) -> str:
     """How to go on after Ctrl-C."""
     if command == "corpus":
         return "The same command goes on after the last finished part."
@@ -56,6 +56,6 @@ def after_interruption(command: str, options: Mapping[str, Any]) -> str:
         if folder is None:
             how = "with --checkpoint-dir the same command goes on where it was"
         return f"No model was written; {how}."
-    if command == "predict" and Path(options["data"]).is_dir():
+    if command == "predict" and Path(str(options["data"])).is_dir():
         return "The same command goes on where it was."
     return "Start the same command again."

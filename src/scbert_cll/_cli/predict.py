@@ -111,8 +111,11 @@ def predict(
             _checks.people.unassigned_needs_classes(None)
         latent = loaded.get_latent_representation(tokens, batch_size=batch_size)
         tokens.obsm[_keys.X_SCBERT] = latent
-    if tokens is not cells.rna:
-        _take_results(cells.rna, tokens)
+    for slot in ("obs", "obsm", "uns") if tokens is not cells.rna else ():
+        ours, theirs = getattr(cells.rna, slot), getattr(tokens, slot)
+        for key in theirs:
+            if key not in ours or key in _MADE:
+                ours[key] = theirs[key]
     write_cells(out, cells.rna)
     if cells.donor_key is not None and isinstance(loaded, ScBERTClassifier):
         shared.say(_by_donor(cells.rna, cells.donor_key))
@@ -128,15 +131,6 @@ def _shard(text: str) -> tuple[int, int]:
             f"{text!r}."
         )
     return int(share[1]), int(share[2])
-
-
-def _take_results(cells: AnnData, aligned: AnnData) -> None:
-    """Take what is new in cells that were aligned to a model to those that were read."""
-    for slot in ("obs", "obsm", "uns"):
-        ours, theirs = getattr(cells, slot), getattr(aligned, slot)
-        for key in theirs:
-            if key not in ours or key in _MADE:
-                ours[key] = theirs[key]
 
 
 def _by_donor(adata: AnnData, donor_key: str) -> str:

@@ -156,7 +156,8 @@ def weighted(
     (metrics, draws)
     """
     n_units, n = weights.shape[1], proba.shape[1]
-    cell = (unit * n + y) * n + proba.argmax(1)
+    called = proba.argmax(1)
+    cell = (unit * n + y) * n + called
     by_unit = np.bincount(cell, minlength=n_units * n * n).reshape(n_units, n * n)
     # (draws, true, called)
     confusion = (weights @ by_unit.astype(float)).reshape(len(weights), n, n)
@@ -173,7 +174,9 @@ def weighted(
         elif metric in OF_RANKS:
             values.append(of_ranks[metric])
         elif metric == "ece":
-            values.append(calibration_error(*_confidence(y, proba), unit, weights))
+            # of two classes the last one's probability, of more that of the call
+            claimed, right = (proba[:, 1], y == 1) if n == 2 else (proba.max(1), y == called)
+            values.append(calibration_error(claimed, right.astype(float), unit, weights))
         else:
             sums = np.bincount(unit, _of_cells(metric, y, proba), minlength=n_units)
             n_cells = np.bincount(unit, minlength=n_units)
@@ -203,17 +206,6 @@ def _of_counts(name: str, y: np.ndarray, confusion: np.ndarray) -> np.ndarray:
         expected = ratio(np.einsum("bi,bj,ij->b", true, called, far), n)
         value = 1 - ratio(np.einsum("bij,ij->b", confusion, far), expected)
     return np.where(enough, value, np.nan)
-
-
-def _confidence(y: np.ndarray, proba: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The probability that is to be calibrated and what it claims.
-
-    Two classes: the last one's, and whether the cell is of it. More: the highest, and whether the
-    call is right.
-    """
-    if proba.shape[1] == 2:
-        return proba[:, 1], (y == 1).astype(float)
-    return proba.max(1), (y == proba.argmax(1)).astype(float)
 
 
 def _of_cells(name: str, y: np.ndarray, proba: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -70,7 +70,7 @@ class FoldStore:
         return Path(str(self.folder)) / f"{slug}.{fingerprint[:16]}.npz"
 
 
-def fingerprint(*parts: Any) -> str:
+def fingerprint(*parts: object) -> str:
     """Hash of arrays and plain values.
 
     Of other objects what they say of themselves, less where they lie in memory.
@@ -85,7 +85,7 @@ def fingerprint(*parts: Any) -> str:
     return sha.hexdigest()
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """What json can write of a value."""
     if isinstance(value, np.ndarray):
         return fingerprint(value) if value.dtype != object else value.tolist()
