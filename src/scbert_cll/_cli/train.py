@@ -240,11 +240,11 @@ def finetune(
     """
     shared.free_model_folder(out, overwrite=overwrite)
     arguments = _begin("finetune", network, training)
-    keys = {"labels_key": labels_key, "split_key": split_key, "weight_key": weight_key}
-    cells = shared.source(data, reading, **keys)
     from scbert_cll import ScBERT, tl
 
     start = None if pretrained is None else ScBERT.load(pretrained)
+    keys = {"labels_key": labels_key, "split_key": split_key, "weight_key": weight_key}
+    cells = shared.source(data, reading, **keys)
     tokens: Path | AnnData = data
     columns: Arguments = {}
     if isinstance(cells, Cells):
