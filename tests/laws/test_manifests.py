@@ -20,7 +20,7 @@ from scipy import sparse
 import scbert_cll as sc_cll
 from scbert_cll.__main__ import main
 from scbert_cll._corpus import building
-from scbert_cll._corpus.shards import Shard
+from scbert_cll._corpus.predictions import Shard
 from scbert_cll._disk import formats, in_place
 from scbert_cll._evaluation.store import Done, FoldStore
 

@@ -22,8 +22,7 @@ from scipy import sparse
 
 import scbert_cll as sc_cll
 from scbert_cll import _names
-from scbert_cll._corpus.predictions import Store
-from scbert_cll._corpus.shards import Shard
+from scbert_cll._corpus.predictions import Shard, Store
 from scbert_cll._disk.left_overs import InUseError, only_writer
 from scbert_cll.model import CorpusData, ScBERT, ScBERTClassifier
 

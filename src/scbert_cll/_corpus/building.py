@@ -12,16 +12,8 @@ import numpy as np
 import pandas as pd
 
 from scbert_cll._checks.words import bytes_in_words, listed
-from scbert_cll._corpus.format import (
-    EDGES,
-    FORMAT,
-    FORMAT_VERSION,
-    MANIFEST,
-    VOCAB,
-    Corpus,
-    listing,
-    unlisted,
-)
+from scbert_cll._corpus import format as on_disk
+from scbert_cll._corpus.format import EDGES, FORMAT, MANIFEST, VOCAB
 from scbert_cll._corpus.plan import Run, Runs
 from scbert_cll._corpus.request import Request, labels
 from scbert_cll._corpus.scan import Scan, Scans, scan
@@ -35,7 +27,6 @@ from scbert_cll._process import Bar
 _PLAN: Final = "plan.json"
 _RULES: Final = 2  # of what is a gene; what an older version read is read again
 _BYTES_ON_DISK: Final = 2  # of a token with its gene, compressed
-_WRITERS: Final = ("anndata", "annbatch", "zarr", "numpy", "scipy", "pandas")
 
 
 class Building:
@@ -148,15 +139,11 @@ class Building:
     def finish(self, record: Mapping[str, Any], out: Path) -> None:
         """Write the manifest, and put the whole in its place."""
         names = [VOCAB, EDGES, *(f"{part}/zarr.json" for part in record["parts"])]
-        head = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "versions": formats.versions(*_WRITERS),
-            "sha256": listing(self.corpus, [self.corpus / name for name in names]),
-        }
-        manifest = formats.sealed({**head, **record})
+        sums = on_disk.listing(self.corpus, [self.corpus / name for name in names])
+        manifest = FORMAT.complete(dict(record), sums)
         formats.write_json(self.corpus / MANIFEST, manifest)
-        for name in list(unlisted(Corpus(self.corpus, manifest), hidden=True)):
+        corpus = on_disk.Corpus(self.corpus, manifest)
+        for name in list(on_disk.unlisted(corpus, hidden=True)):
             remove(self.corpus / name)  # of a process that was interrupted
         put_in_place(self.corpus, out)
         left_overs.discard(self.folder, "corpus", "scans", "done", _PLAN)
@@ -179,10 +166,9 @@ class Building:
         Where it could not be used, and no dataset is done, it is read again: it may be mended.
         """
         note, call = self._scans / f"{i}.npz", digest(head)
-        if (kept := left_overs.read_kept(note, call)) is not None:
-            noted = Scan(kept[0], **kept[1])
-            if noted.reason is None or self._is_begun:
-                return noted
+        noted = self._noted(note, call)
+        if noted is not None and (noted.reason is None or self._is_begun):
+            return noted
         try:
             scanned = scan(path, head, self.request)
         except UNREADABLE as error:
@@ -191,8 +177,12 @@ class Building:
             reason = " ".join(str(text).split())
             scanned = Scan({**head, "reason": reason}, *[np.zeros(0, np.int32)] * 3)
         left_overs.write_kept(note, scanned.arrays, scanned.record, call)
-        kept = left_overs.read_kept(note, call)
-        return Scan(kept[0], **kept[1]) if kept else scanned
+        return self._noted(note, call) or scanned
+
+    @staticmethod
+    def _noted(note: Path, call: str) -> Scan | None:
+        parts = left_overs.read_kept(note, call)
+        return Scan(parts[0], **parts[1]) if parts else None
 
     def _dataset(self, part: str, number: int, runs: list[Run], job: Job) -> Json:
         """Write a dataset, or keep it if it is on the disk as it was written."""

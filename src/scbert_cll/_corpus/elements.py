@@ -123,9 +123,9 @@ class Csr:
         first, last = borders[0], borders[-1]
         columns = np.array(self._indices[first:last], np.int32)
         _refuse_outside(columns, self._n_columns)
-        data, indptr = np.array(self._data[first:last]), (borders - first).astype(np.int32)
-        shape = len(indptr) - 1, self._n_columns
-        return sparse.csr_matrix((data, columns, indptr), shape=shape)
+        indptr = (borders - first).astype(np.int32)
+        parts = np.array(self._data[first:last]), columns, indptr
+        return sparse.csr_matrix(parts, shape=(len(indptr) - 1, self._n_columns))
 
 
 class Dense:

@@ -25,8 +25,6 @@ from scbert_cll._disk.formats import Json
 from scbert_cll._disk.in_place import settle
 from scbert_cll._disk.manifests import FILES, NUMBER, Each, Format, Keys, Maybe
 
-FORMAT: Final = "scbert_cll corpus"
-FORMAT_VERSION: Final = 2  # 2: the manifest has a checksum of itself
 MANIFEST, VOCAB, EDGES = "manifest.json", "vocab.txt", "edges.csv"
 PARTS: Final = (_keys.TRAIN, _keys.VAL)
 SOURCE: Final = "source"  # column of obs: the file that a cell is from
@@ -38,11 +36,13 @@ _LISTED: Final = Each((int, str), FILES)
 _NAME: Final = re.compile(r"dataset_\d+")
 _DATASET: Final = Keys({"name": _NAME, "n_cells": int, "files": _LISTED})
 _PARAMS: Final = Keys({"method": str, "n_bins": int, "target_sum": Maybe(NUMBER)})
-_MANIFEST: Final = Format(
-    FORMAT,
+_WRITERS: Final = ("anndata", "annbatch", "zarr", "numpy", "scipy", "pandas")
+FORMAT: Final = Format(
+    "scbert_cll corpus",
     "a corpus",
-    FORMAT_VERSION,
     2,
+    2,  # the manifest has a checksum of itself
+    _WRITERS,
     Keys(
         {
             "format_version": int,
@@ -144,9 +144,9 @@ def read_manifest(path: str | os.PathLike[str]) -> Corpus:
         raise FileNotFoundError(
             f"There is no corpus {path}: it has no {MANIFEST}.{hint if building.exists() else ''}"
         )
-    record = _MANIFEST.read(path / MANIFEST)
+    record = FORMAT.read(path / MANIFEST)
     needed = [VOCAB, *(f"{part}/zarr.json" for part in record["parts"])]
-    _MANIFEST.lists(record, needed, path / MANIFEST)
+    FORMAT.lists(record, needed, path / MANIFEST)
     return Corpus(path, record)
 
 

@@ -21,9 +21,10 @@ from anndata.io import read_elem, write_elem
 
 from scbert_cll import _keys, _names, _record
 from scbert_cll._corpus.format import SOURCE, Corpus
-from scbert_cll._disk.formats import Json, are_whole, plain, same, sha256, versions
+from scbert_cll._disk import formats
+from scbert_cll._disk.formats import Json, digest, same
 from scbert_cll._disk.in_place import NotAsWrittenError, put_in_place
-from scbert_cll._disk.left_overs import read_note, write_note
+from scbert_cll._disk.left_overs import read_kept, read_note, write_kept, write_note
 
 PART: Final = "part"
 _FORMAT: Final = "scbert_cll predictions"
@@ -32,6 +33,7 @@ _WRITERS: Final = ("anndata", "zarr", "numpy", "torch")
 _INDEX: Final = "_index"
 _LATENT: Final = f"obsm/{_keys.X_SCBERT}"
 _NAMES_PER_CHUNK: Final = 2**16
+_PROGRESS: Final = "progress.json"
 _LAID: Final = "laid.json"  # files of the store before the first window
 _VERSION: Final = {"encoding-version": "0.2.0"}  # anndata's
 _FRAME: Final = {"encoding-type": "dataframe", **_VERSION, "_index": _INDEX}
@@ -39,6 +41,7 @@ _CATEGORICAL: Final = {"encoding-type": "categorical", **_VERSION, "ordered": Fa
 
 type Groups = Mapping[str, list[str]]  # columns of obs, and their categories
 type Parts = Sequence[str]
+type Sums = dict[str, np.ndarray]  # over cells, by what they are of
 
 
 class Piece(NamedTuple):
@@ -132,7 +135,7 @@ class Store:
         aside._write_obs(groups)
         aside.group.attrs[_FORMAT] = {
             "format_version": _FORMAT_VERSION,
-            "versions": versions(*_WRITERS),
+            "versions": formats.versions(*_WRITERS),
         }
         sums = aside.sums([aside.folder])
         write_note(self._laid, {"files": sums}, call)
@@ -146,7 +149,7 @@ class Store:
     def laid(self, call: str) -> list[str] | None:
         """Files that this call laid out; None where they are not there as they were."""
         files = (read_note(self._laid, call) or {}).get("files")
-        return list(files) if files and are_whole(self.folder, files) else None
+        return list(files) if files and formats.are_whole(self.folder, files) else None
 
     def chunks(self, window: int) -> list[Path]:
         """Where the results of a window lie; no file is where no value is but the default."""
@@ -157,7 +160,7 @@ class Store:
         inner = ([place, *sorted(place.rglob("*"))] for place in places)
         files = [path for path in chain(*inner) if path.is_file()]
         names = (file.relative_to(self.folder).as_posix() for file in files)
-        return dict(zip(names, map(sha256, files), strict=True))
+        return dict(zip(names, map(formats.sha256, files), strict=True))
 
     def write(self, row: int, values: Mapping[str, np.ndarray]) -> None:
         """Put results by path, e.g. ``obsm/X_scbert``, from a row on, and read them back.
@@ -192,7 +195,7 @@ class Store:
         for path, value in elems.items():
             slot, name = path.split("/")
             write_elem(self.group[slot], name, value)
-            if not same(plain(read_elem(self.group[path])), plain(value)):
+            if not same(formats.plain(read_elem(self.group[path])), formats.plain(value)):
                 raise NotAsWrittenError(self.folder, path)
         put_in_place(self.folder, out)
 
@@ -226,14 +229,14 @@ class Store:
     def _frames(self) -> list[str]:
         return ["obs", *(f"obsm/{name}" for name in self.results.tables)]
 
-    def _lay_array(self, path: str, dtype: str, fill: Any, rows: int, *width: int) -> None:
+    def _lay_array(self, path: str, dtype: str, fill: Any, n: int, *width: int) -> None:
         n_cells = self.corpus.n_cells(*self.parts)
         kind = "string-array" if dtype == "str" else "array"
         self.group.create_array(
             path,
             shape=(n_cells, *width),
             dtype=dtype,
-            chunks=(min(rows, n_cells), *width),
+            chunks=(min(n, n_cells), *width),
             fill_value=fill,
             attributes={"encoding-type": kind, **_VERSION},
         )
@@ -258,3 +261,90 @@ class Store:
                     values[path] = column.to_numpy(dtype=float)
             self.write(row, values)
             row += len(obs)
+
+
+# ---- how far they are, shard by shard, so that each goes on where it was
+
+
+class Shard:
+    """How far one shard of the windows is.
+
+    Sums over its cells are written first and the note that names them after. Each file says which
+    call made it, with a checksum of its own; where one does not fit, the shard begins anew.
+
+    Parameters
+    ----------
+    folder
+        In which all shards have theirs.
+    number, of
+        Which one it is, of how many.
+    n_windows
+        Windows of all shards.
+    call
+        What every left-over of this call carries.
+    """
+
+    def __init__(self, folder: Path, number: int, of: int, n_windows: int, call: str) -> None:
+        self.folder = folder / f"share_{number}"
+        self.windows = list(range(number, n_windows, of))
+        self.call = digest({"call": call, "share": number, "of": of})
+        self.n_done, self.n_without_token = 0, 0
+        self.sums: Sums = {}
+        note = read_note(self.folder / _PROGRESS, self.call) or {}
+        if note.get("has_sums"):
+            parts = read_kept(self._sums(note["done"]), self.call)
+            if parts is None or parts[0]["done"] != note["done"]:
+                note = {}
+            else:
+                self.sums = parts[1]
+        self._is_noted = bool(note)
+        if note:
+            self.n_done, self.n_without_token = note["done"], note["without_token"]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every window is.
+
+        A shard without any is when its job has said so, lest the whole appear before that job has
+        begun.
+        """
+        return self.n_done == len(self.windows) and self._is_noted
+
+    def add(self, sums: Sums, n_without_token: int, files: Mapping[str, str]) -> None:
+        """Note that a window is done, and which files hold it."""
+        window = self.windows[self.n_done]
+        write_note(self._window(window), {"files": files}, self._call_of(window))
+        self.sums = added(self.sums, sums)
+        self.n_without_token += n_without_token
+        self.n_done += 1
+        self.note()
+        self._sums(self.n_done - 1).unlink(missing_ok=True)
+
+    def note(self) -> None:
+        """Write down how far it is."""
+        done = {"done": self.n_done}
+        if self.sums:
+            write_kept(self._sums(self.n_done), self.sums, done, self.call)
+        note = {**done, "without_token": self.n_without_token}
+        note["has_sums"] = bool(self.sums)
+        write_note(self.folder / _PROGRESS, note, self.call)
+        self._is_noted = True
+
+    def files(self, window: int) -> dict[str, str] | None:
+        """Files with the results of a window, and their checksums; None where no note fits."""
+        note = read_note(self._window(window), self._call_of(window))
+        return dict(note["files"]) if note else None
+
+    def _window(self, window: int) -> Path:
+        return self.folder / f"window_{window}.json"
+
+    def _call_of(self, window: int) -> str:
+        return digest({"share": self.call, "window": window})
+
+    def _sums(self, done: int) -> Path:
+        return self.folder / f"sums_{done}.npz"
+
+
+def added(sums: Sums, others: Sums) -> Sums:
+    """Sums by name, with others added to them."""
+    return sums | {name: sums.get(name, 0) + values for name, values in others.items()}

@@ -129,7 +129,7 @@ def source_files(paths: Any) -> list[Path]:
         )
     files = [Path(path) for path in paths]
     if not files:
-        raise ValueError("paths names no file; expected .h5ad, .h5mu, .zarr or 10x .h5.")
+        raise ValueError("paths names no file; expected .h5ad, .h5mu, .zarr, 10x .h5.")
     if absent := [str(file) for file in files if not file.exists()]:
         raise FileNotFoundError(
             f"{len(absent)} of {len(files)} files are not there: {listed(absent)}."

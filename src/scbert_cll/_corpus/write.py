@@ -103,10 +103,10 @@ def write_part(folder: Path) -> None:
     write_text(folder / "zarr.json", json.dumps(group, indent=2))
 
 
-def write_dataset(folder: Path, part: str, number: int, runs: list[Run], job: Job) -> Json:
+def write_dataset(folder: Path, part: str, i: int, runs: list[Run], job: Job) -> Json:
     """Read the cells of a dataset, write them and say what was written."""
     runs = sorted(runs, key=attrgetter("file", "start"))
-    adata = _gathered(part, number, runs, job)
+    adata = _gathered(part, i, runs, job)
     written(folder, lambda path: _write(path, adata), lambda path: _is(path, adata))
     matrix: Any = adata.X
     files = listing(folder, sorted(folder.rglob("*"), key=Path.as_posix))

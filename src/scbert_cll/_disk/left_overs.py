@@ -20,16 +20,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from scbert_cll._checks.words import bytes_in_words
-from scbert_cll._disk.formats import (
-    Json,
-    as_arrays,
-    is_sealed,
-    read_arrays,
-    read_json,
-    sealed,
-    write_json,
-    write_text,
-)
+from scbert_cll._disk import formats
+from scbert_cll._disk.formats import Json, is_sealed, sealed
 from scbert_cll._disk.in_place import OURS, make_folder, remove, replace
 
 MARKER: Final = ".scbert_cll"  # in a working folder: it is ours
@@ -44,13 +36,13 @@ class InUseError(RuntimeError):
 
 def write_note(path: Path, note: Mapping[str, Any], call: str) -> None:
     """Replace a note (.json) that says which call made it, with a checksum of itself."""
-    write_json(path, sealed({**note, "call": call}))
+    formats.write_json(path, sealed({**note, "call": call}))
 
 
 def read_note(path: Path, call: str) -> Json | None:
     """A note, if this call made it and it is whole; else None, so that it is made again."""
     try:
-        note = read_json(path)
+        note = formats.read_json(path)
     except (OSError, ValueError):
         return None
     return note if is_sealed(note) and note.get("call") == call else None
@@ -93,7 +85,7 @@ def write_kept(
     """Replace a file (.npz) of arrays, a note, which call made them, and their checksums."""
     seal = sealed({"note": note, "call": call, "arrays": _sums(arrays)})
     text = np.frombuffer(json.dumps(seal, allow_nan=False).encode(), np.uint8)
-    replace(path, *as_arrays({**arrays, _SEAL: text}))
+    replace(path, *formats.as_arrays({**arrays, _SEAL: text}))
 
 
 def read_kept(path: Path, call: str) -> tuple[Json, dict[str, np.ndarray]] | None:
@@ -102,7 +94,7 @@ def read_kept(path: Path, call: str) -> tuple[Json, dict[str, np.ndarray]] | Non
     Else None, so that they are made again.
     """
     try:
-        arrays = read_arrays(path)
+        arrays = formats.read_arrays(path)
         seal = json.loads(arrays.pop(_SEAL).tobytes())
         is_of_call = is_sealed(seal) and seal["call"] == call
         is_right = is_of_call and seal["arrays"] == _sums(arrays)
@@ -141,7 +133,7 @@ def claim(folder: Path, what: str) -> None:
             f"another folder for {what}."
         )
     text = "Working folder of scbert_cll: what lies here is deleted when the work is done.\n"
-    write_text(folder / MARKER, text)
+    formats.write_text(folder / MARKER, text)
 
 
 def discard(folder: Path, *names: str) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from scbert_cll._checks.words import listed
-from scbert_cll._disk.formats import CHECKSUM, Json, is_sealed, read_json
+from scbert_cll._disk import formats
+from scbert_cll._disk.formats import CHECKSUM, Json
 
 FILES: Final = "files"  # a pattern of its own: relative names that do not lead up
 NUMBER: Final = (int, float)
@@ -53,8 +54,15 @@ class Format(NamedTuple):
     what: str
     version: int
     sealed: int  # the first version with a checksum of itself
+    writers: Sequence[str]  # libraries, whose versions are in the list
     kinds: Keys
     remedy: str
+
+    def complete(self, record: Json, sums: Mapping[str, Any]) -> Json:
+        """A list to be written, with checksums of its files and of itself."""
+        head = {"format": self.name, "format_version": self.version}
+        head |= {"versions": formats.versions(*self.writers), "sha256": sums}
+        return formats.sealed({**head, **record})
 
     def read(self, file: Path) -> Json:
         """A list as it was written.
@@ -64,7 +72,7 @@ class Format(NamedTuple):
         ValueError
             It is of something else, of a newer version, or damaged.
         """
-        record, folder = read_json(file), file.parent
+        record, folder = formats.read_json(file), file.parent
         if record.get("format") != self.name:
             raise ValueError(
                 f"{folder} is not {self.what} of scbert_cll: its {file.name} does not say format = "
@@ -78,7 +86,7 @@ class Format(NamedTuple):
             )
         problems = _absent(record, self.kinds)
         is_old = version in range(1, self.sealed) and CHECKSUM not in record
-        if not problems and not is_old and not is_sealed(record):
+        if not problems and not is_old and not formats.is_sealed(record):
             wrong = "differs from what it holds" if CHECKSUM in record else "is missing"
             problems = [f"its checksum of itself {wrong}"]
         self.refuse(problems or misfits(record, self.kinds), file)

@@ -20,14 +20,8 @@ from scbert_cll._corpus.format import PARTS, open_corpus
 from scbert_cll._disk.formats import Json, digest
 from scbert_cll._optional import require
 from scbert_cll.model.corpus.loader import CorpusLoader, WindowRows, Windows
-from scbert_cll.model.training.batches import (
-    Batch,
-    ResumableData,
-    TokenRows,
-    expand,
-    gene_order,
-    take_columns,
-)
+from scbert_cll.model.training import batches
+from scbert_cll.model.training.batches import Batch, TokenRows
 from scbert_cll.nn import Config
 
 # of a raw corpus
@@ -43,7 +37,7 @@ class Stored(NamedTuple):
     adata: AnnData
 
 
-class CorpusData(ResumableData):
+class CorpusData(batches.ResumableData):
     """Cells of a corpus that :func:`~scbert_cll.pp.build_corpus` wrote, for training and inference.
 
     The corpus may be larger than memory. Cells are read through annbatch in windows: chunks of
@@ -193,8 +187,8 @@ class CorpusData(ResumableData):
             return batch
         draw = batch["draw"]
         if draw not in self._orders:
-            self._orders = {draw: gene_order(self.config, self.seed, draw)}
-        cells = expand(batch["compact"], self.config, self._orders[draw])
+            self._orders = {draw: batches.gene_order(self.config, self.seed, draw)}
+        cells = batches.expand(batch["compact"], self.config, self._orders[draw])
         names = [name for name in batch if name not in ("compact", "draw")]
         return {"cells": cells, **{name: batch[name] for name in names}}
 
@@ -208,8 +202,8 @@ class CorpusData(ResumableData):
 
     def tokens(self, part: str, rows: np.ndarray) -> sparse.csr_matrix:
         """Tokens of some cells, for the genes of the network."""
-        columns = self.genes.get_indexer(self.model_genes)
-        return take_columns(self._binned(self.readers[part].read(rows)), columns)
+        tokens = self._binned(self.readers[part].read(rows))
+        return batches.take_columns(tokens, self.genes.get_indexer(self.model_genes))
 
     def count(self, genes: pd.Index, params: Mapping[str, Any]) -> None:
         """Make totals of raw counts, binned when they are read, of the genes of a model.

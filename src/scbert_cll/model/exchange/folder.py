@@ -47,11 +47,13 @@ _JOINED: Final = Keys({"combine": _COMBINE, "strength": NUMBER})
 _LABELS_KINDS: Final = Keys({"labels_key": str, "classes": [str]})
 _PARAMS: Final = Keys({"n_bins": int})
 _BINNING: Final = Keys({"params": _PARAMS}, {"edges": Maybe([NUMBER])})
+_WRITERS: Final = ("scvi-tools", "torch", "safetensors", "numpy", "pandas")
 _CONFIG: Final = Format(
     FORMAT,
     "a model folder",
     FORMAT_VERSION,
     4,
+    (*_WRITERS, "scikit-learn"),
     Keys(
         {
             "format_version": int,
@@ -65,10 +67,6 @@ _CONFIG: Final = Format(
         {"kept_epoch": Maybe(int), "joined": Maybe(_JOINED)},
     ),
     REMEDY,
-)
-_WRITERS: Final = (
-    *("scvi-tools", "torch", "safetensors"),
-    *("numpy", "pandas", "scikit-learn"),
 )
 # the first version whose arrays are sure to lie in the order they are read in
 ORDERED: Final = 3
@@ -139,13 +137,8 @@ def _write(folder: Path, model: Saved) -> None:
     if model.edges is not None:
         written(folder / EDGES, *formats.as_numbers(model.edges, "gene"))
     files = sorted(folder.iterdir())
-    head = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "versions": formats.versions(*_WRITERS),
-        "sha256": {file.name: formats.sha256(file) for file in files},
-    }
-    written(folder / CONFIG, *formats.as_json(formats.sealed(head | model.config)))
+    sums = {file.name: formats.sha256(file) for file in files}
+    written(folder / CONFIG, *formats.as_json(_CONFIG.complete(model.config, sums)))
 
 
 def _contiguous(arrays: Arrays) -> dict[str, Tensor]:

@@ -139,9 +139,9 @@ def _as_saved(config: Config, saved: folder.Saved, place: object) -> None:
             n_positions = size("head.layers.0.weight", 1)
             sizes["the number of positions"] = config.n_positions, n_positions
     if wrong := [
-        f"{name} is {asked:,}, and the weights have {'none' if stored is None else f'{stored:,}'}"
-        for name, (asked, stored) in sizes.items()
-        if asked != stored
+        f"{name} is {n:,}, and the weights have {'none' if stored is None else f'{stored:,}'}"
+        for name, (n, stored) in sizes.items()
+        if n != stored
     ]:
         raise ValueError(
             f"{place} is damaged: its config.json does not fit its weights: {'; '.join(wrong)}. "

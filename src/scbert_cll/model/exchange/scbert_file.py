@@ -19,13 +19,8 @@ from torch import Tensor
 from scbert_cll._checks.paths import plain_file
 from scbert_cll._checks.words import bytes_in_words, listed, unique
 from scbert_cll.model._tensors import not_finite
-from scbert_cll.model.exchange.scbert_layout import (
-    COUNTER,
-    GENES,
-    Tensors,
-    layout,
-    to_ours,
-)
+from scbert_cll.model.exchange import scbert_layout
+from scbert_cll.model.exchange.scbert_layout import COUNTER, GENES, Tensors
 from scbert_cll.nn import Config
 
 _KINDS: Final = {
@@ -55,7 +50,7 @@ class Checkpoint:
         layers = (re.match(r"performer\.net\.layers\.(\d+)\.", name) for name in names)
         self.n_layers = len({layer[1] for layer in layers if layer}) or 1
         kind = {"gene_vectors": self.gene_vectors, "classes": self.finetuned}
-        self.places = layout(self.n_layers, **kind)
+        self.places = scbert_layout.layout(self.n_layers, **kind)
         # by majority: one odd tensor is then the one that is named
         counts: dict[str, list[int]] = {}
         for place in self.places:
@@ -190,7 +185,7 @@ class Checkpoint:
         With `gene2vec` its vectors take the place of the stored ones, and the end token keeps its
         own.
         """
-        weights = to_ours(self.tensors, self.places)
+        weights = scbert_layout.to_ours(self.tensors, self.places)
         if gene2vec is not None:
             values = gene2vec.loc[genes].to_numpy(np.float32, copy=True)
             vectors = torch.from_numpy(values)

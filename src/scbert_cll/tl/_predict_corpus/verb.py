@@ -22,8 +22,7 @@ from scbert_cll._checks import people
 from scbert_cll._checks.paths import new_folder
 from scbert_cll._checks.words import is_model, share
 from scbert_cll._corpus.format import PARTS
-from scbert_cll._corpus.predictions import Store, pieces
-from scbert_cll._corpus.shards import Shard, Sums, added
+from scbert_cll._corpus.predictions import Shard, Store, Sums, added, pieces
 from scbert_cll._disk import left_overs
 from scbert_cll._disk.formats import Json, are_whole, digest, plain
 from scbert_cll._disk.in_place import remove
