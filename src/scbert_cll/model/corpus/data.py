@@ -29,6 +29,11 @@ _LOG2: Final = {"method": "log2", "n_bins": 5, "target_sum": 1e4, "layer": "X"}
 _REHEARSED: Final = 512  # cells
 
 
+def without_cells(genes: pd.Index) -> AnnData:
+    """Genes alone, as checks of cells take them."""
+    return AnnData(var=pd.DataFrame(index=genes))
+
+
 class Stored(NamedTuple):
     """Neighbouring cells of a corpus, in memory."""
 
@@ -117,11 +122,6 @@ class CorpusData(batches.ResumableData):
         """The vocabulary of the corpus."""
         return self.corpus.genes
 
-    @property
-    def without_cells(self) -> AnnData:
-        """The vocabulary alone."""
-        return AnnData(var=pd.DataFrame(index=self.genes))
-
     def obs(self, part: str, column: str) -> pd.Series:
         """One column of the cells of a part."""
         if (part, column) not in self._obs_cache:
@@ -154,13 +154,15 @@ class CorpusData(batches.ResumableData):
 
         Without these, cells are sorted by length.
         """
-        _checks.genes.model_genes(genes, self.without_cells)
+        _checks.genes.model_genes(genes, without_cells(self.genes))
         self.n_train, self.n_val = (self.corpus.n_cells(part) for part in PARTS)
         self.model_genes, self.config, self.seed = genes, config, seed
         self.labels = {}
         if labels_key is not None:
             for part in PARTS:
-                self.labels[part] = self._codes(part, labels_key, classes)
+                names = _checks.people.class_names(self.obs(part, labels_key))
+                codes = pd.Categorical(names, list(classes)).codes
+                self.labels[part] = np.asarray(codes, np.int64)
             counts = (int((codes >= 0).sum()) for codes in self.labels.values())
             self.n_train, self.n_val = counts
         self._lengths: dict[str, np.ndarray] = {}
@@ -261,13 +263,6 @@ class CorpusData(batches.ResumableData):
             weights=self.weights(part) if seed is not None and self.balance else None,
             num_workers=self.num_workers,
         )
-
-    def _codes(self, part: str, labels_key: str, classes: Sequence[str]) -> np.ndarray:
-        """Class of each cell, -1 without."""
-        if not self.corpus.n_cells(part):
-            return np.zeros(0, np.int64)
-        names = _checks.people.class_names(self.obs(part, labels_key))
-        return np.asarray(pd.Categorical(names, list(classes)).codes, np.int64)
 
     def weights(self, part: str) -> np.ndarray:
         """One over the number of cells with the same values; 0 where one is missing."""

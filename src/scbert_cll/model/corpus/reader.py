@@ -83,16 +83,16 @@ class Reader:
     def obs(self, columns: Sequence[str]) -> pd.DataFrame:
         """Columns of `obs` of all cells."""
         frames = [pd.DataFrame(columns=list(columns))]
-        for obs in self._obs():
+        for group in self._groups():
+            obs: Any = group["obs"]
+            names = np.asarray(read_elem(obs[obs.attrs["_index"]]), dtype=object)
             values = {name: read_elem(obs[name]) for name in columns if name in obs}
-            frames.append(pd.DataFrame(values, index=self._index(obs)))
+            frames.append(pd.DataFrame(values, index=names))
         return pd.concat(frames[1:] or frames)
 
     def names(self) -> pd.Index:
         """Names of all cells."""
-        names = (self._index(obs) for obs in self._obs())
-        index: pd.Index = pd.Index(np.concatenate([np.zeros(0, object), *names]))
-        return index
+        return self.obs([]).index
 
     def _open(self) -> Loader[Any, Any]:
         if self._loader is None:
@@ -109,10 +109,3 @@ class Reader:
         folder = self.corpus.path / self.part
         places = [folder / one["name"] for one in self.corpus.datasets(self.part)]
         return [zarr.open_group(place, mode="r", zarr_format=3) for place in places]
-
-    def _obs(self) -> list[Any]:
-        return [group["obs"] for group in self._groups()]
-
-    @staticmethod
-    def _index(obs: Any) -> np.ndarray:
-        return np.asarray(read_elem(obs[obs.attrs["_index"]]), dtype=object)

@@ -16,7 +16,7 @@ from scbert_cll._disk.formats import Json
 from scbert_cll.model import _scvi, _tensors
 from scbert_cll.model._inference import hidden_genes, refuse_other_tokens
 from scbert_cll.model._protocols import Classifier, Network
-from scbert_cll.model.corpus.data import CorpusData
+from scbert_cll.model.corpus.data import CorpusData, without_cells
 from scbert_cll.model.linear import ensemble
 from scbert_cll.model.linear.regression import Examples
 from scbert_cll.model.training.options import as_seed, seeded
@@ -38,7 +38,7 @@ def from_corpus[M: Network](
     network: Json,
 ) -> M:
     """A model for the cells of a corpus, with its genes and its binning."""
-    _checks.genes.known_genes(exclude_genes, data.without_cells)
+    _checks.genes.known_genes(exclude_genes, without_cells(data.genes))
     embedding = "learned" if gene_vectors is None else "gene2vec"
     network = {"gene_embedding": embedding, **network, "preset": preset, "rng": rng}
     if network["gene_embedding"] == "gene2vec" and gene_vectors is None:
@@ -65,8 +65,8 @@ def refuse_other_corpus(model: Network, data: CorpusData) -> None:
     """Refuse a corpus whose tokens mean something else, or that lacks most of the model's genes."""
     hidden = pd.Index(hidden_genes(model)).difference(model.genes)
     data.count(model.genes.append(hidden), model.binning["params"])
-    where = f"The corpus {data.corpus.path}"
-    refuse_other_tokens(model, data.binning, data.without_cells, where, is_corpus=True)
+    genes, where = without_cells(data.genes), f"The corpus {data.corpus.path}"
+    refuse_other_tokens(model, data.binning, genes, where, is_corpus=True)
 
 
 def attached(model: Network, data: CorpusData, seed: int, **labels: Any) -> CorpusData:
