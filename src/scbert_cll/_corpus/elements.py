@@ -121,10 +121,9 @@ class Csr:
         """Neighbouring rows."""
         borders = self._indptr[rows.start : rows.stop + 1]
         first, last = borders[0], borders[-1]
-        columns = np.array(self._indices[first:last], np.int32)
+        columns, indptr = self._indices[first:last], (borders - first).astype(np.int32)
         _refuse_outside(columns, self._n_columns)
-        indptr = (borders - first).astype(np.int32)
-        parts = np.array(self._data[first:last]), columns, indptr
+        parts = np.array(self._data[first:last]), columns.astype(np.int32), indptr
         return sparse.csr_matrix(parts, shape=(len(indptr) - 1, self._n_columns))
 
 

@@ -195,7 +195,8 @@ class Store:
         for path, value in elems.items():
             slot, name = path.split("/")
             write_elem(self.group[slot], name, value)
-            if not same(formats.plain(read_elem(self.group[path])), formats.plain(value)):
+            stored = read_elem(self.group[path])
+            if not same(formats.plain(stored), formats.plain(value)):
                 raise NotAsWrittenError(self.folder, path)
         put_in_place(self.folder, out)
 
