@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scbert_cll.model.corpus.loader import Windows
@@ -35,6 +35,7 @@ def _epoch(how, rank, epoch, *, seed, lengths=None):
     return found
 
 
+@settings(deadline=None)  # machines may be busy
 @given(cut(), st.sampled_from([None, 0, 7]), st.integers(0, 3), st.booleans())
 def test_every_cell_is_seen_once_and_all_processes_take_as_many_steps(how, seed, epoch, by_length):
     lengths = np.random.default_rng(0).integers(1, 50, how["n"]) if by_length else None
@@ -46,6 +47,7 @@ def test_every_cell_is_seen_once_and_all_processes_take_as_many_steps(how, seed,
         assert min(len(cells) for batches in ranks for cells in batches) >= 2
 
 
+@settings(deadline=None)  # machines may be busy
 @given(cut(), st.integers(0, 3))
 def test_an_epoch_follows_from_the_seed_and_its_number_alone(how, epoch):
     first = _epoch(how, 0, epoch, seed=3)
