@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from difflib import SequenceMatcher, get_close_matches
 from typing import Any, Final
 
@@ -84,6 +84,12 @@ def unique(names: pd.Index, what: str, remedy: str) -> None:
         raise ValueError(
             f"{what} must be unique; found more than once: {listed(twice)}. Remedy: {remedy}."
         )
+
+
+def refuse_given(given: Mapping[str, bool], why: str) -> None:
+    """Refuse arguments that are given and are not for this, by name."""
+    if names := [name for name, is_given in given.items() if is_given]:
+        raise ValueError(f"{listed(names)} {why}")
 
 
 def is_model(model: Any, names: Sequence[str]) -> None:

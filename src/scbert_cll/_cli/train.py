@@ -103,9 +103,8 @@ def _begin(
 
     Lightning's own news are left out from now on; what this package says through it stays.
     """
-    from scbert_cll.model._network import check_network
     from scbert_cll.model.training.devices import training_device
-    from scbert_cll.model.training.options import Finetuning, Pretraining
+    from scbert_cll.model.training.options import Finetuning, Pretraining, check_network
 
     options, others = (Pretraining, []) if command == "pretrain" else (Finetuning, ["preset"])
     check_network(network or {}, *others)

@@ -176,8 +176,7 @@ class ScBERTEstimator(CellEstimator):
 
     def check(self) -> None:
         """Refuse parameters that cannot be, before anything is fitted."""
-        from scbert_cll.model._network import check_network
-        from scbert_cll.model.training.options import Finetuning
+        from scbert_cll.model.training.options import Finetuning, check_network
 
         choice(self.balance, get_args(Method), "balance")
         choice(self.gene_embedding, get_args(Genes), "gene_embedding")
@@ -229,7 +228,7 @@ class ScBERTEstimator(CellEstimator):
     def _vectors(self, cells: AnnData) -> np.ndarray:
         """Co-expression vectors of the genes, from the cells that train."""
         from scbert_cll.model._gene_vectors import co_expression_vectors, principal_vectors
-        from scbert_cll.model._network import width
+        from scbert_cll.model.training.options import width
 
         train = cells[(cells.obs[_keys.SPLIT] == _keys.TRAIN).to_numpy()]
         counts, rng = sparse.csr_matrix(train.X), np.random.default_rng(self.rng)

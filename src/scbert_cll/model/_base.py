@@ -15,14 +15,13 @@ from scbert_cll import _checks, _keys
 from scbert_cll._checks.words import key_in
 from scbert_cll._disk.formats import Json
 from scbert_cll.model import _inference, _scvi, _tensors
-from scbert_cll.model._network import config_of
 from scbert_cll.model.corpus import start
 from scbert_cll.model.corpus.data import CorpusData
 from scbert_cll.model.exchange import hub, saving, scbert
 from scbert_cll.model.explain import attention
 from scbert_cll.model.linear.regression import Combine, LinearPart
 from scbert_cll.model.training.devices import device_of, known_place
-from scbert_cll.model.training.options import as_seed, seeded
+from scbert_cll.model.training.options import as_seed, config_of, seeded
 from scbert_cll.nn import Config, Performer
 
 

@@ -10,13 +10,18 @@ import numpy as np
 from anndata import AnnData
 
 from scbert_cll import _checks, _docs, _keys, _record
+from scbert_cll._checks.words import refuse_given
 from scbert_cll.model import ScBERT, ScBERTClassifier
-from scbert_cll.model._network import check_network
-from scbert_cll.model.corpus import opened as on_disk
-from scbert_cll.model.corpus.opened import ON_DISK, OnDisk, opened
+from scbert_cll.model.corpus.opened import (
+    NOT_OF_A_CORPUS,
+    ON_DISK,
+    ONLY_OF_A_CORPUS,
+    OnDisk,
+    opened,
+)
 from scbert_cll.model.linear.regression import Combine
 from scbert_cll.model.training import fit as training
-from scbert_cll.model.training.options import BatchSize, Finetuning, Freeze
+from scbert_cll.model.training.options import BatchSize, Finetuning, Freeze, check_network
 from scbert_cll.tl import _write
 
 # names that are no choice of the caller's, so that a corpus may go without them
@@ -171,16 +176,15 @@ def finetune(
     ----------
     Yang et al. 2022, doi:10.1038/s42256-022-00534-z.
     """
-    params = _record.params(given := locals())
-    options = Finetuning.of("tl.finetune", given, train | {"accelerator": accelerator})
+    params = _record.params(arguments := locals())
+    options = Finetuning.of("tl.finetune", arguments, train | {"accelerator": accelerator})
     check_network(network or {}, "preset")
     choices: dict[str, Any] = {"rng": rng, **(network or {})}
     labelled = choices | {"labels_key": labels_key}
     if isinstance(adata, ON_DISK):
-        not_of_a_corpus = {"layer": layer, **options.columns, "key_added": key_added}
-        on_disk.not_of_a_corpus(
-            {name: value not in (None, _USUAL.get(name)) for name, value in not_of_a_corpus.items()}
-        )
+        names = {"layer": layer, **options.columns, "key_added": key_added}
+        chosen = {name: key not in (None, _USUAL.get(name)) for name, key in names.items()}
+        refuse_given(chosen, NOT_OF_A_CORPUS)
         binning = None if model is None else model.binning
         data = opened(adata, balance=balance, num_workers=num_workers, binning=binning)
         if model is None:
@@ -189,10 +193,8 @@ def finetune(
             classifier = ScBERTClassifier.from_pretrained(model, data, **labelled)
         training.finetune(classifier, options.without_columns(), data)
         return classifier
-    on_disk.only_of_a_corpus(
-        {"balance": bool(balance), "num_workers": num_workers != 0},
-        remedy="Balance with pp.balance.",
-    )
+    given = {"balance": bool(balance), "num_workers": num_workers != 0}
+    refuse_given(given, f"{ONLY_OF_A_CORPUS} Balance with pp.balance.")
     _checks.adata.target(_checks.adata.anndata(adata), copy=False)
     donor_key = _checks.people.donor_key_of(adata, donor_key)
     slots = _write.Slots(key_added)

@@ -11,12 +11,17 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _docs, _keys, _record
+from scbert_cll._checks.words import refuse_given
 from scbert_cll.model import ScBERT
-from scbert_cll.model._network import check_network
-from scbert_cll.model.corpus import opened as on_disk
-from scbert_cll.model.corpus.opened import ON_DISK, OnDisk, opened
+from scbert_cll.model.corpus.opened import (
+    NOT_OF_A_CORPUS,
+    ON_DISK,
+    ONLY_OF_A_CORPUS,
+    OnDisk,
+    opened,
+)
 from scbert_cll.model.training import fit as training
-from scbert_cll.model.training.options import BatchSize, Pretraining
+from scbert_cll.model.training.options import BatchSize, Pretraining, check_network
 from scbert_cll.tl import _write
 
 
@@ -142,27 +147,24 @@ def pretrain(
     if gene_embedding is not None:
         choices["gene_embedding"] = gene_embedding
     if isinstance(adata, ON_DISK):
-        on_disk.not_of_a_corpus(
-            {
-                "layer": layer != _keys.BINNED,
-                "split_key": split_key not in (None, _keys.SPLIT),
-                "key_added": key_added != _keys.SCBERT,
-            }
-        )
+        chosen = {
+            "layer": layer != _keys.BINNED,
+            "split_key": split_key not in (None, _keys.SPLIT),
+            "key_added": key_added != _keys.SCBERT,
+        }
+        refuse_given(chosen, NOT_OF_A_CORPUS)
         data = opened(adata, balance=balance, num_workers=num_workers)
         model = ScBERT.from_corpus(
             data, exclude_genes=exclude_genes, gene_vectors=gene_vectors, **choices
         )
         training.pretrain(model, options, data)
         return model
-    on_disk.only_of_a_corpus(
-        {
-            "gene_vectors": gene_vectors is not None,
-            "balance": bool(balance),
-            "num_workers": num_workers != 0,
-        },
-        remedy='Gene vectors are read from adata.varm["gene2vec"].',
-    )
+    chosen = {
+        "gene_vectors": gene_vectors is not None,
+        "balance": bool(balance),
+        "num_workers": num_workers != 0,
+    }
+    refuse_given(chosen, f'{ONLY_OF_A_CORPUS} Gene vectors are read from adata.varm["gene2vec"].')
     _checks.adata.target(_checks.adata.anndata(adata), copy=False)
     slots = _write.Slots(key_added)
     slots.check(layer)

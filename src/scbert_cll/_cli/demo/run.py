@@ -33,7 +33,7 @@ from scbert_cll._disk.cells import write_cells
 from scbert_cll._disk.formats import FigureError
 from scbert_cll._disk.in_place import make_folder
 from scbert_cll._protein import cite_seq
-from scbert_cll.model._network import width
+from scbert_cll.model.training.options import width
 
 _PRETRAIN_EPOCHS = 10
 _ONE_DONOR = "all_cells"  # the column that takes the place of one of donors

@@ -7,11 +7,17 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
-from scbert_cll._checks.words import listed
+from scbert_cll._checks.words import refuse_given
 from scbert_cll.model.corpus.data import CorpusData
 
 OnDisk = CorpusData | str | PathLike[str]
 ON_DISK: Final = (CorpusData, str, PathLike)
+# why arguments are refused that are not for the one, or not for the other
+NOT_OF_A_CORPUS: Final = (
+    "belong to cells in memory; a corpus was binned and split by donor when it was built. Leave "
+    "them out."
+)
+ONLY_OF_A_CORPUS: Final = "are for a corpus on disk, and the cells are in memory."
 _OF_CELLS: Final = (".h5ad", ".h5mu", ".h5")
 
 
@@ -25,11 +31,9 @@ def opened(
     """The corpus; `binning` is for one of raw counts."""
     if isinstance(corpus, CorpusData):
         given = {"balance": bool(balance), "num_workers": bool(num_workers)}
-        if names := [name for name, is_given in given.items() if is_given]:
-            raise ValueError(
-                f"{listed(names)} belong in CorpusData(…), which was opened already; leave them "
-                f"out here."
-            )
+        refuse_given(
+            given, "belong in CorpusData(…), which was opened already; leave them out here."
+        )
         return corpus
     if not isinstance(corpus, (str, PathLike)):
         raise TypeError(
@@ -41,20 +45,3 @@ def opened(
             f"others (pp.build_corpus)."
         )
     return CorpusData(corpus, balance=balance, num_workers=num_workers, binning=binning)
-
-
-def not_of_a_corpus(given: Mapping[str, bool]) -> None:
-    """Nothing is asked for that only cells in memory have."""
-    if names := [name for name, is_given in given.items() if is_given]:
-        raise ValueError(
-            f"{listed(names)} belong to cells in memory; a corpus was binned and split by donor "
-            f"when it was built. Leave them out."
-        )
-
-
-def only_of_a_corpus(given: Mapping[str, bool], *, remedy: str) -> None:
-    """Nothing is asked for that only a corpus has."""
-    if names := [name for name, is_given in given.items() if is_given]:
-        raise ValueError(
-            f"{listed(names)} are for a corpus on disk, and the cells are in memory. {remedy}"
-        )

@@ -11,7 +11,7 @@ import torch
 from scipy import sparse
 
 from scbert_cll import _checks, _keys
-from scbert_cll._checks.words import listed
+from scbert_cll._checks.words import listed, refuse_given
 from scbert_cll._disk.formats import Json
 from scbert_cll.model import _scvi, _tensors
 from scbert_cll.model._inference import hidden_genes, refuse_other_tokens
@@ -85,11 +85,11 @@ def labelled(
     model: Classifier, data: CorpusData, seed: int, in_memory: dict[str, str | None]
 ) -> CorpusData:
     """The corpus with its labels, and the model's linear part fitted to a sample of its cells."""
-    if given := [name for name, key in in_memory.items() if key is not None]:
-        raise ValueError(
-            f"{listed(given)} name columns of cells in memory; a corpus has its donors held out "
-            f"already, and CorpusData(balance=[...]) balances it."
-        )
+    refuse_given(
+        {name: key is not None for name, key in in_memory.items()},
+        "name columns of cells in memory; a corpus has its donors held out already, and "
+        "CorpusData(balance=[...]) balances it.",
+    )
     if model.combine == "residual":
         raise ValueError(
             'combine="residual" needs all cells in memory; on a corpus choose "average" or "none".'

@@ -13,11 +13,11 @@ from scbert_cll._checks.words import UnknownArgumentError, hint, is_model, liste
 from scbert_cll._disk.formats import Json
 from scbert_cll.model import _scvi
 from scbert_cll.model._inference import cells_of, hidden_genes
-from scbert_cll.model._network import choices
 from scbert_cll.model._protocols import Classifier, Network
 from scbert_cll.model.corpus.data import CorpusData
 from scbert_cll.model.exchange.saving import load
 from scbert_cll.model.training.devices import device_of
+from scbert_cll.model.training.options import choices
 
 # everything else shapes pretrained weights
 _HEAD_CHOICES: Final = {"dropout", "head", "train_gene_embedding"}

@@ -17,12 +17,12 @@ from scbert_cll import _checks, _keys, pp
 from scbert_cll._checks.words import UnknownArgumentError, hint, listed
 from scbert_cll._disk.formats import Json
 from scbert_cll.model import _scvi
-from scbert_cll.model._network import choices
 from scbert_cll.model._protocols import Network
 from scbert_cll.model.exchange.scbert_file import Checkpoint
 from scbert_cll.model.exchange.scbert_layout import write_scbert_checkpoint
 from scbert_cll.model.explain.attention import get_attention_floor
 from scbert_cll.model.training.devices import device_of
+from scbert_cll.model.training.options import choices
 from scbert_cll.nn import favor
 from scbert_cll.vocab import GeneVocab, Vocabulary
 

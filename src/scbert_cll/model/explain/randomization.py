@@ -9,9 +9,8 @@ from anndata import AnnData
 
 from scbert_cll._checks.words import choice
 from scbert_cll.model import _scvi
-from scbert_cll.model._network import choices
 from scbert_cll.model._protocols import Classifier
-from scbert_cll.model.training.options import as_seed
+from scbert_cll.model.training.options import as_seed, choices
 
 Part = Literal["head", "blocks", "all"]
 _PARTS: Final[dict[str, tuple[str, ...]]] = {
