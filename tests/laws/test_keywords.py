@@ -110,6 +110,7 @@ class Corpus:
     """As much of a corpus as a model asks of it before its network is made."""
 
     genes = pd.Index([f"{i}" for i in range(10)])
+    without_cells = AnnData(var=pd.DataFrame(index=genes))
     binning = property(lambda self: cells().uns["binned"])
 
     def classes(self, labels_key: str) -> list[str]:
