@@ -9,7 +9,6 @@ from anndata import AnnData
 from scipy import sparse
 
 from scbert_cll._counts import log_normalised
-from scbert_cll._keys import slot_name
 
 
 def counts() -> np.ndarray:
@@ -48,8 +47,3 @@ def test_stored_zeros_are_dropped_and_empty_cells_stay_empty() -> None:
     log = log_normalised(stored)
     assert (log.data > 0).all()
     assert log[4].nnz == 0
-
-
-def test_slots_are_named_as_python_writes_them() -> None:
-    assert slot_name(None) == "adata.X"
-    assert slot_name("raw counts") == "adata.layers['raw counts']"

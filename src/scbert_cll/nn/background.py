@@ -69,16 +69,12 @@ def _attend(
     block: Block, context: Context, baseline: Tensor, x: Tensor, index: Tensor, expressed: Tensor
 ) -> Tensor:
     """Output of the block: zeros have the same queries in all cells, expressed genes their own."""
-    attention, result = block.attention, torch.empty_like(x)
+    result = torch.empty_like(x)
     for span in _spans(block, x):
-        heads, _ = context.attend(attention.queries(block.attention_norm(baseline[:, span])))
-        result[:, span] = block.feed_forward(baseline[:, span] + attention.mix(heads))
-    tokens = take(x, index)
-    heads, _ = context.attend(attention.queries(block.attention_norm(tokens)))
+        result[:, span] = block.refine(baseline[:, span], context)
     cell = torch.arange(len(x), device=x.device).unsqueeze(1).expand_as(index)
-    result[cell[expressed], index[expressed]] = block.feed_forward(tokens + attention.mix(heads))[
-        expressed
-    ]
+    refined = block.refine(take(x, index), context)
+    result[cell[expressed], index[expressed]] = refined[expressed]
     return result
 
 

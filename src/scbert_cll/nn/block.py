@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from scbert_cll.nn import favor, softmax
 from scbert_cll.nn.config import Config
-from scbert_cll.nn.context import Kernel, contexts, heads, orthogonal_features, steps, take
+from scbert_cll.nn.context import Context, Kernel, contexts, heads, orthogonal_features, steps, take
 
 _UNITS_AT_A_TIME: Final = 2**20  # of the feed-forward layer
 
@@ -115,6 +115,11 @@ class Block(nn.Module):
             return x + checkpoint(layer, x, use_reentrant=False)
         return x + layer(x)
 
+    def refine(self, tokens: Tensor, context: Context) -> Tensor:
+        """Output for some tokens of cells whose keys are gathered, (b, m, w)."""
+        heads, _ = context.attend(self.attention.queries(self.attention_norm(tokens)))
+        return self.feed_forward(tokens + self.attention.mix(heads))
+
     def _whole(self, x: Tensor, weight: Tensor | None, index: Tensor | None) -> Tensor:
         """All tokens at once, for gradients."""
         normed = self.attention_norm(x)
@@ -135,7 +140,5 @@ class Block(nn.Module):
 
         for cells, spans, context in contexts(keys_values, x, attention.kernel, weight):
             for span in steps(source.shape[1], spans[0].stop):
-                part = source[cells, span]
-                heads, _ = context.attend(attention.queries(self.attention_norm(part)))
-                result[cells, span] = self.feed_forward(part + attention.mix(heads))
+                result[cells, span] = self.refine(source[cells, span], context)
         return result
