@@ -14,10 +14,14 @@ os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
 import matplotlib as mpl
 import pytest
+from hypothesis import HealthCheck, settings
 from numba.core import config
 from numba.np.ufunc import parallel
 
 mpl.use("agg")
+# How long an example takes on a busy machine, or while coverage is measured, says nothing.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 # What PyTorch, scanpy and others make while they are loaded would be looked through for cycles
 # hundreds of times, which is a tenth of the tests' time.
 gc.set_threshold(20_000, 20, 20)
