@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special, stats
 
+from scbert_cll._signature.design import size_factors
 from scbert_cll._signature.moderated import paired, trigamma_inverse, two_groups
-from scbert_cll._signature.pseudobulk import size_factors
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from scipy import sparse, stats
 
 import scbert_cll as sc_cll
 from scbert_cll._signature import moderated
-from scbert_cll._signature.pseudobulk import size_factors
+from scbert_cll._signature.design import size_factors
 from scbert_cll._signature.report import criteria
 from scbert_cll.tl._patient_cd49d import calibration
 

@@ -17,7 +17,6 @@ from scbert_cll._checks import adata as checks
 from scbert_cll._checks import people
 from scbert_cll._checks.counts import noted_counts
 from scbert_cll._signature.design import Design
-from scbert_cll._signature.pseudobulk import cells_per_donor, samples
 
 N_FOLDS = 4
 
@@ -52,7 +51,7 @@ class GeneCounts:
     def tested(self) -> GeneCounts:
         """Counts of the genes that enough cells express."""
         columns = np.flatnonzero(self.detected >= self.min_detected)
-        return GeneCounts(self.matrix[:, columns], self.genes[columns], self.min_detected)
+        return replace(self, matrix=self.matrix[:, columns], genes=self.genes[columns])
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,10 @@ class PseudobulkData:
     @cached_property
     def n_cells(self) -> pd.DataFrame:
         """Number of cells, donors × classes."""
-        return cells_per_donor(self.codes, self.donors, self.classes)
+        labels = pd.Categorical.from_codes(self.codes, pd.Index(self.classes))
+        table = pd.crosstab(self.donors, labels, dropna=False)
+        table = table.reindex(columns=self.classes, fill_value=0)
+        return table.rename_axis(index=None, columns=None)
 
     @cached_property
     def sampled(self) -> pd.DataFrame:
@@ -103,11 +105,12 @@ class PseudobulkData:
         """Positions of the cells of the first and the last class."""
         return np.flatnonzero(np.isin(self.codes, [0, len(self.classes) - 1]))
 
-    def without(self, donors: list[str]) -> PseudobulkData:
+    def without(self, left_out: list[str]) -> PseudobulkData:
         """The cells of the other donors."""
-        rows = np.flatnonzero(~np.isin(self.donors, donors))
+        rows = np.flatnonzero(~np.isin(self.donors, left_out))
+        codes, donors = self.codes[rows], self.donors[rows]
         counts = replace(self.counts, matrix=self.counts.matrix[rows])
-        return replace(self, counts=counts, codes=self.codes[rows], donors=self.donors[rows])
+        return replace(self, counts=counts, codes=codes, donors=donors)
 
     def permuted(self, rng: np.random.Generator) -> PseudobulkData:
         """The same cells with the labels of each donor's cells in another order."""
@@ -120,14 +123,15 @@ class PseudobulkData:
     @cached_property
     def design(self) -> Design:
         """Scaled sums per donor and class, of the tested genes."""
-        sums = samples(self.tested.matrix, self.codes, self.donors, self.sampled)
-        design = Design(sums, len(self.classes), self.limits.paired)
+        cells, within = (self.codes, self.donors, self.sampled), self.limits.paired
+        design = Design.of(self.tested.matrix, *cells, within=within)
         return design.scaled_by_unchanged_genes(self.limits.alpha)
 
     @cached_property
     def folds(self) -> list[list[str]]:
         """Donors to hold out, a fold at a time; empty if too few would be left for a signature."""
-        names, n, least = self.complete_donors, len(self.complete_donors), self.limits.min_donors
+        names, least = self.complete_donors, self.limits.min_donors
+        n = len(names)
         if n - 1 < least:
             return []
         n_folds = N_FOLDS if n - -(-n // N_FOLDS) >= least else n
@@ -147,14 +151,16 @@ class Source(NamedTuple):
 def read(adata: AnnData, params: Mapping[str, Any], layer: str | None) -> Source:
     """Cells that have a class and a donor, with their counts, as the record of a verb says."""
     classes = [str(name) for name in params["classes"]]
-    codes = checks.labels(adata, str(params["groupby"]), classes, np.arange(adata.n_obs))
-    donors = people.donors(adata, str(params["donor_key"]))
+    groupby, donor_key = str(params["groupby"]), str(params["donor_key"])
+    codes = checks.labels(adata, groupby, classes, np.arange(adata.n_obs))
+    donors = people.donors(adata, donor_key)
     matrix, note = noted_counts(adata, layer)
     rows = np.flatnonzero((codes >= 0) & donors.notna())
     excluded = [str(gene) for gene in params["exclude_genes"]]
     columns = np.flatnonzero(~adata.var_names.isin(excluded))
-    names = [field.name for field in fields(Limits) if field.name in params]
+    names = {field.name for field in fields(Limits)} & set(params)
     limits = Limits(**{name: params[name] for name in names})
-    counts = GeneCounts(matrix[rows][:, columns], adata.var_names[columns], limits.min_detected)
+    genes, matrix = adata.var_names[columns], matrix[rows][:, columns]
+    counts = GeneCounts(matrix, genes, limits.min_detected)
     data = PseudobulkData(counts, codes[rows], donors.to_numpy()[rows], classes, limits)
     return Source(data, rows, donors, note)

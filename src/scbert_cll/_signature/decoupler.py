@@ -30,7 +30,8 @@ def scores(
 
     with as_it_was():  # decoupler chooses a style of figures, and numba's threads
         decoupler = optional("decoupler", f"method={method!r}")
-        net = pd.concat([_net(*item, method) for item in weights.items()], ignore_index=True)
+        nets = [_net(*item, method) for item in weights.items()]
+        net = pd.concat(nets, ignore_index=True)
         rows = AnnData(values, var=pd.DataFrame(index=names))
         # with `empty` decoupler leaves out genes that none of these rows expresses, so that a
         # score would depend on the other rows
@@ -40,11 +41,9 @@ def scores(
     table: Any = rows.obsm[f"score_{method}"]  # rows × sets
     if method not in _SIGNS_ONLY:
         return np.asarray(table[list(weights)], dtype=np.float64)
-    up, down = (
-        table.reindex(columns=[f"{name} {sign}" for name in weights], fill_value=0.0).to_numpy()
-        for sign in ("up", "down")
-    )
-    return np.asarray(up - down, dtype=np.float64)
+    signs = ([f"{name} {sign}" for name in weights] for sign in ("up", "down"))
+    up, down = (table.reindex(columns=names, fill_value=0.0) for names in signs)
+    return np.asarray(up.to_numpy() - down.to_numpy(), dtype=np.float64)
 
 
 def _net(name: str, weight: pd.Series, method: str) -> pd.DataFrame:
@@ -52,6 +51,5 @@ def _net(name: str, weight: pd.Series, method: str) -> pd.DataFrame:
     source: Any = name
     if method in _SIGNS_ONLY:
         source = np.where(weight > 0, f"{name} up", f"{name} down")
-    return pd.DataFrame(
-        {"source": source, "target": weight.index.astype(str), "weight": weight.to_numpy()}
-    )
+    genes, values = weight.index.astype(str), weight.to_numpy()
+    return pd.DataFrame({"source": source, "target": genes, "weight": values})

@@ -1,37 +1,80 @@
-"""The comparison of classes: within each donor, or between donors."""
+"""Counts summed per donor and class, on one scale, and compared within donors or between them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Self
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import sparse, stats
 
 from scbert_cll._signature.moderated import Moderated, paired, two_groups
-from scbert_cll._signature.pseudobulk import Samples
 
+_PRIOR_COUNT = 2.0  # added before the logarithm
 _ROUNDS = 3
 _LEAST_SHARE = 0.5  # of the genes that must be left to scale by
 
 
 @dataclass(frozen=True)
 class Design:
-    """Samples, compared within donors (of `n_classes` each) or between them (of two classes)."""
+    """Samples, sums over the cells of a donor and class; within donors there is one of each class.
 
-    samples: Samples
-    n_classes: int
+    They are compared within donors, or between them.
+    """
+
+    total: np.ndarray  # (samples, genes)
+    donor: np.ndarray  # names
+    code: np.ndarray  # of the class
+    n_cells: np.ndarray
+    size_factor: np.ndarray
+    classes: list[str]
     within: bool
+
+    @classmethod
+    def of(
+        cls,
+        counts: sparse.csr_matrix,
+        codes: np.ndarray,
+        donors: np.ndarray,
+        sampled: pd.DataFrame,
+        *,
+        within: bool,
+    ) -> Self:
+        """Sums of each donor and class that is true in `sampled`, donors × classes, and scaled."""
+        row, code = sampled.to_numpy().nonzero()
+        samples = np.full((len(sampled) + 1, sampled.shape[1]), -1)
+        samples[row, code] = np.arange(len(row))  # the last row stays: of other donors
+        sample = samples[sampled.index.get_indexer(pd.Index(donors)), codes]
+        cells, shape = np.flatnonzero(sample >= 0), (len(row), len(codes))
+        places = sample[cells], cells
+        members = sparse.csr_matrix((np.ones(len(cells)), places), shape=shape)
+        total = (members @ counts).toarray().astype(np.float64)
+        donor, n_cells = sampled.index.to_numpy(object)[row], np.bincount(places[0])
+        factors, classes = size_factors(total), [str(name) for name in sampled]
+        return cls(total, donor, code, n_cells, factors, classes, within)
+
+    @cached_property
+    def log(self) -> np.ndarray:
+        """Scaled sums in log2, (samples, genes)."""
+        scaled = self.total / self.size_factor[:, None]
+        return np.asarray(np.log2(scaled + _PRIOR_COUNT))
 
     @property
     def donors(self) -> list[str]:
         """Names of the donors, in order."""
-        return list(dict.fromkeys(self.samples.donor))
+        return list(dict.fromkeys(self.donor))
 
     @property
     def abundance(self) -> np.ndarray:
         """Mean log2 sum of each gene."""
-        return np.asarray(self.samples.log.mean(axis=0))
+        return np.asarray(self.log.mean(axis=0))
+
+    @property
+    def last(self) -> np.ndarray:
+        """Samples of the last class, true/false."""
+        return np.asarray(self.code == len(self.classes) - 1)
 
     @property
     def differences(self) -> pd.DataFrame:
@@ -40,25 +83,32 @@ class Design:
         Within donors with more than two classes, by the slope over all of them. Between donors, of
         those of the last class, to the mean of the first.
         """
-        log = self.samples.log
+        log, last, n = self.log, self.last, len(self.classes)
         if not self.within:
-            last = self.samples.code == self.n_classes - 1
-            return pd.DataFrame(log[last] - log[~last].mean(axis=0), index=self.samples.donor[last])
-        log = log.reshape(-1, self.n_classes, log.shape[1])
-        step = np.arange(self.n_classes) - (self.n_classes - 1) / 2
-        slope = np.tensordot(step / (step**2).sum(), log, axes=(0, 1)) * (self.n_classes - 1)
+            return pd.DataFrame(log[last] - log[~last].mean(axis=0), self.donor[last])
+        log = log.reshape(-1, n, log.shape[1])
+        step = np.arange(n) - (n - 1) / 2
+        slope = np.tensordot(step / (step**2).sum(), log, axes=(0, 1)) * (n - 1)
         return pd.DataFrame(slope, index=self.donors)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """Donor, class, number of cells and size factor of each sample."""
+        names = np.array(self.classes)[self.code]
+        table = pd.DataFrame({"donor": self.donor.astype(str), "class": names})
+        return table.assign(n_cells=self.n_cells, size_factor=self.size_factor)
 
     def test(self) -> Moderated:
         """Moderated t of every gene."""
         if self.within:
             return paired(self.differences.to_numpy(), self.abundance)
-        last = self.samples.code == self.n_classes - 1
-        return two_groups(self.samples.log[last], self.samples.log[~last], self.abundance)
+        return two_groups(self.log[self.last], self.log[~self.last], self.abundance)
 
     def without(self, donor: str) -> Design:
         """The same design of the other donors, scaled as it is."""
-        return replace(self, samples=self.samples.subset(self.samples.donor != donor))
+        names = "total", "donor", "code", "n_cells", "size_factor"
+        others = {name: getattr(self, name)[self.donor != donor] for name in names}
+        return replace(self, **others)
 
     def scaled_by_unchanged_genes(self, alpha: float) -> Design:
         """Size factors without the genes that change, found in rounds of testing and scaling.
@@ -66,10 +116,23 @@ class Design:
         Where many genes go up, medians over all genes let the others seem to go down (Sun et al.
         2013, doi:10.1186/1471-2105-14-219).
         """
-        design = self
+        design: Design = self
         for _ in range(_ROUNDS):
             unchanged = stats.false_discovery_control(design.test().p) >= alpha
             if unchanged.all() or unchanged.mean() < _LEAST_SHARE:
                 break
-            design = replace(self, samples=self.samples.scaled_by(unchanged))
+            design = replace(self, size_factor=size_factors(self.total[:, unchanged]))
         return design
+
+
+def size_factors(total: np.ndarray) -> np.ndarray:
+    """Median of ratios to the geometric mean sample.
+
+    Anders and Huber 2010, doi:10.1186/gb-2010-11-10-r106. Of the genes in every sample; where there
+    is none, the ratios of the totals.
+    """
+    in_all = (total > 0).all(axis=0)
+    if not in_all.any():
+        return np.asarray(total.sum(1) / np.exp(np.log(total.sum(1)).mean()))
+    log = np.log(total[:, in_all])
+    return np.asarray(np.exp(np.median(log - log.mean(axis=0), axis=1)))

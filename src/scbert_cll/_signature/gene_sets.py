@@ -36,22 +36,24 @@ def read(source: GeneSets) -> dict[str, list[str]]:
             f"with the columns 'source' and 'target'; found {type(source).__name__}."
         )
     _check_sets(source, "The mapping of gene sets")
-    return {str(name): list(dict.fromkeys(map(str, genes))) for name, genes in source.items()}
+    sets = source.items()
+    return {str(name): list(dict.fromkeys(map(str, genes))) for name, genes in sets}
 
 
 def read_gmt(path: Path) -> dict[str, list[str]]:
     """Sets of a GMT file, compressed (``.gz``) or not; lines without content do not count."""
-    lines = [line.rstrip().split("\t") for line in read_text(path).split("\n") if line.strip()]
-    short = [i + 1 for i, line in enumerate(lines) if len(line) < 3 or not line[0]]
-    if short:
+    lines = [line.rstrip().split("\t") for line in read_text(path).split("\n")]
+    lines = [line for line in lines if any(line)]
+    if short := [i + 1 for i, line in enumerate(lines) if len(line) < 3 or not line[0]]:
         raise ValueError(
             f"{path} is not a GMT file: every line needs a name, a description and at least one "
             f"gene, separated by tabs; line {listed(short)} has not."
         )
     names = pd.Series([line[0] for line in lines])
     if len(repeated := names[names.duplicated()].unique()):
-        raise ValueError(f"{path} has sets of the same name: {listed(repeated)}; rename them.")
-    sets = {name: [gene for gene in dict.fromkeys(genes) if gene] for name, _, *genes in lines}
+        twice = listed(repeated)
+        raise ValueError(f"{path} has sets of the same name: {twice}; rename them.")
+    sets = {name: list(filter(None, dict.fromkeys(genes))) for name, _, *genes in lines}
     _check_sets(sets, str(path))
     return sets
 

@@ -33,7 +33,8 @@ class Matcher:
         n_near = min(max(_NEIGHBOURS, len(chosen)), len(others))
         _, near = cKDTree(self._places[others]).query(self._places[chosen], n_near)
         near = others[np.asarray(near).reshape(len(chosen), n_near)]
-        return np.stack([_distinct(rng.permuted(near, axis=1), rng) for _ in range(n_sets)])
+        orders = (rng.permuted(near, axis=1) for _ in range(n_sets))
+        return np.stack([_distinct(order, rng) for order in orders])
 
 
 def _distinct(near: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -26,15 +26,15 @@ def paired(differences: np.ndarray, abundance: np.ndarray) -> Moderated:
 
     `abundance` has one value per gene.
     """
-    n = len(differences)
-    return _moderated(differences.mean(0), differences.var(0, ddof=1), n - 1, 1 / n, abundance)
+    n, variance = len(differences), differences.var(0, ddof=1)
+    return _moderated(differences.mean(0), variance, n - 1, 1 / n, abundance)
 
 
 def two_groups(last: np.ndarray, first: np.ndarray, abundance: np.ndarray) -> Moderated:
     """Test that the means of two groups, donors × genes, are the same."""
-    n, m = len(last), len(first)
+    n, m, effect = len(last), len(first), last.mean(0) - first.mean(0)
     within = (n * last.var(0) + m * first.var(0)) / (n + m - 2)
-    return _moderated(last.mean(0) - first.mean(0), within, n + m - 2, 1 / n + 1 / m, abundance)
+    return _moderated(effect, within, n + m - 2, 1 / n + 1 / m, abundance)
 
 
 def _moderated(
@@ -54,7 +54,8 @@ def _moderated(
     df_total = min(df + df_prior, df * len(effect))
     error = np.sqrt(posterior * unscaled)
     t = effect / error
-    return Moderated(effect, error, t, 2 * stats.t.sf(np.abs(t), df_total), df_total, df_prior)
+    p = 2 * stats.t.sf(np.abs(t), df_total)
+    return Moderated(effect, error, t, p, df_total, df_prior)
 
 
 def _prior(variance: np.ndarray, df: int, abundance: np.ndarray) -> tuple[np.ndarray, float]:
@@ -65,11 +66,12 @@ def _prior(variance: np.ndarray, df: int, abundance: np.ndarray) -> tuple[np.nda
     basis = natural_spline(abundance, 1 + sum(len(log) >= n for n in _ENOUGH_GENES))
     beta, _, rank, _ = np.linalg.lstsq(basis, log, rcond=None)
     fitted = basis @ beta
-    spread = ((log - fitted) ** 2).sum() / max(len(log) - rank, 1) - special.polygamma(1, df / 2)
-    if spread <= 0:
+    spread = ((log - fitted) ** 2).sum() / max(len(log) - rank, 1)
+    excess = spread - special.polygamma(1, df / 2)
+    if excess <= 0:
         return np.exp(fitted), np.inf
-    df_prior = 2 * trigamma_inverse(spread)
-    return np.exp(fitted + special.digamma(df_prior / 2) - np.log(df_prior / 2)), df_prior
+    half = trigamma_inverse(excess)  # of the degrees of freedom
+    return np.exp(fitted + special.digamma(half) - np.log(half)), 2 * half
 
 
 def natural_spline(x: np.ndarray, n: int) -> np.ndarray:

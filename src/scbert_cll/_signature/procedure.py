@@ -10,8 +10,6 @@ from scipy import stats
 
 from scbert_cll._signature import linear_filter
 from scbert_cll._signature.data import PseudobulkData
-from scbert_cll._signature.design import Design
-from scbert_cll._signature.moderated import Moderated
 
 _FEWEST = 2  # donors that have a variance, and that cannot spare one
 
@@ -43,49 +41,19 @@ def find(data: PseudobulkData) -> Signature:
         reason = f"no gene is found in {data.limits.min_detected:.0%} of the cells"
     if reason:
         return Signature(pd.DataFrame(), reason, {"n_donors": 0, "n_tested": 0})
-    design, coefficient = data.design, _coefficients(data)
-    test = design.test()
-    table = _table(names, test, coefficient, data.limits.alpha)
-    table = table.assign(
-        n_same_sign=(np.sign(design.differences) == table["sign"].to_numpy()).sum().to_numpy(),
-        n_left_out=_found_without(design, table, data.limits.alpha),
-        abundance=design.abundance,
-        detected=data.tested.detected,
-    )
-    facts = {
-        "n_donors": len(design.donors),
-        "n_tested": len(names),
-        "df": float(test.df),
-        "df_prior": float(min(test.df_prior, 1e6)),
-        "gate": linear_filter.threshold(coefficient),
-    }
-    reason = "" if table["selected"].any() else _none_selected(table, data.limits.alpha)
-    order = ["selected", "q", "p"]
-    table = table.sort_values(
-        order, ascending=[False, True, True], kind="stable", ignore_index=True
-    )
-    return Signature(table, reason, facts)
-
-
-def _coefficients(data: PseudobulkData) -> np.ndarray:
-    """Coefficients of a classifier that tells the extreme classes apart, in the samples' cells."""
-    rows = data.extremes
-    if not data.limits.paired:
-        place = data.sampled.index.get_indexer(pd.Index(data.donors[rows]))
-        rows = rows[data.sampled.to_numpy()[place, data.codes[rows]] & (place >= 0)]
-    return linear_filter.coefficients(
-        data.tested.matrix[rows], data.codes[rows] > 0, data.donors[rows]
-    )
-
-
-def _table(names: pd.Index, test: Moderated, coefficient: np.ndarray, alpha: float) -> pd.DataFrame:
-    """One row per tested gene."""
+    design, test, alpha = data.design, data.design.test(), data.limits.alpha
+    coefficient = _coefficients(data)
+    gate = linear_filter.threshold(coefficient)
     q = stats.false_discovery_control(test.p)
-    reach = test.error * stats.t.ppf(0.975, test.df)
     sign = np.sign(test.effect).astype(np.int64)
-    stands_out = np.abs(coefficient) > linear_filter.threshold(coefficient)
-    agrees = (np.sign(coefficient) == sign) & stands_out
-    return pd.DataFrame(
+    agrees = (np.sign(coefficient) == sign) & (np.abs(coefficient) > gate)
+    n_left_out = np.zeros(len(names), dtype=np.int64)  # with the linear filter as it is
+    for donor in design.donors if len(design.donors) > _FEWEST else []:
+        others = design.without(donor).test()
+        passes = stats.false_discovery_control(others.p) < alpha
+        n_left_out += (np.sign(others.effect) == sign) & passes & agrees
+    reach = test.error * stats.t.ppf(0.975, test.df)
+    table = pd.DataFrame(
         {
             "gene": names.astype(str),
             "sign": sign,
@@ -99,22 +67,29 @@ def _table(names: pd.Index, test: Moderated, coefficient: np.ndarray, alpha: flo
             "q": q,
             "coefficient": coefficient,
             "agrees": agrees,
+            "n_same_sign": (np.sign(design.differences.to_numpy()) == sign).sum(axis=0),
+            "n_left_out": n_left_out,  # donors without which it is found, one at a time
+            "abundance": design.abundance,
+            "detected": data.tested.detected,
         }
     )
+    facts = {"n_donors": len(design.donors), "n_tested": len(names), "gate": gate}
+    facts |= {"df": float(test.df), "df_prior": float(min(test.df_prior, 1e6))}
+    if not table["selected"].any():
+        reason = _none_selected(table, alpha)
+    table = table.sort_values(["q", "p"], kind="stable")
+    table = table.sort_values("selected", ascending=False, kind="stable")
+    return Signature(table.reset_index(drop=True), reason, facts)
 
 
-def _found_without(design: Design, table: pd.DataFrame, alpha: float) -> np.ndarray:
-    """Number of donors without which, one at a time, a gene is found with the same sign.
-
-    The linear filter stays as it is.
-    """
-    count = np.zeros(len(table), dtype=np.int64)
-    for donor in design.donors if len(design.donors) > _FEWEST else []:
-        test = design.without(donor).test()
-        same_sign = np.sign(test.effect) == table["sign"].to_numpy()
-        passes = stats.false_discovery_control(test.p) < alpha
-        count += same_sign & passes & table["agrees"].to_numpy()
-    return count
+def _coefficients(data: PseudobulkData) -> np.ndarray:
+    """Coefficients of a classifier that tells the extreme classes apart, in the samples' cells."""
+    rows = data.extremes
+    if not data.limits.paired:
+        place = data.sampled.index.get_indexer(pd.Index(data.donors[rows]))
+        rows = rows[data.sampled.to_numpy()[place, data.codes[rows]] & (place >= 0)]
+    counts, donors = data.tested.matrix[rows], data.donors[rows]
+    return linear_filter.coefficients(counts, data.codes[rows] > 0, donors)
 
 
 def _too_few_donors(data: PseudobulkData) -> str:

@@ -15,23 +15,21 @@ from scbert_cll._signature.families import family
 from scbert_cll._signature.procedure import find, selected_names
 from scbert_cll._signature.weights import check_not_empty
 
-_LEAST_AUROC: Final = 0.75  # within held-out donors, for a network that may take genes away
+_LEAST_AUROC: Final = 0.75  # in held-out donors, of a network that may take genes away
 
 
 def of(data: PseudobulkData, gene: str | None) -> dict[str, Any]:
     """Tables and plain values of a signature, with the family of each gene."""
     signature = find(data)
-    genes, names = signature.genes, ("samples", "expression", "differences", "arms")
-    tables = dict.fromkeys(names, pd.DataFrame())
+    genes, empty = signature.genes, ("samples", "expression", "differences", "arms")
+    tables = dict.fromkeys(empty, pd.DataFrame())
     if len(genes):
         genes = genes.assign(family=family(pd.Index(genes["gene"]), gene))
-        samples = data.design.samples.table(data.classes)
-        columns = _names.columns_of(samples["donor"].tolist(), samples["class"].tolist())
-        tables |= {
-            "samples": samples,
-            "expression": pd.DataFrame(data.design.samples.log.T, data.tested.genes, columns),
-            "differences": data.design.differences.T.set_axis(data.tested.genes),
-        }
+        design, tested = data.design, data.tested.genes
+        names = (design.table[column].tolist() for column in ("donor", "class"))
+        expression = pd.DataFrame(design.log.T, tested, _names.columns_of(*names))
+        tables |= {"samples": design.table, "expression": expression}
+        tables["differences"] = design.differences.T.set_axis(tested)
     tables |= {"genes": genes, "donors": data.n_cells}
     facts = {"reason": signature.reason, "n_selected": len(signature.selected)}
     return tables | facts | signature.facts
@@ -54,19 +52,20 @@ def join_network(record: dict[str, Any], columns: pd.DataFrame, *, veto: bool) -
                 f"{n} genes pass the test and the linear classifier, and the network agrees on "
                 "none of them"
             )
-        genes = genes.sort_values("selected", ascending=False, kind="stable", ignore_index=True)
+        genes = genes.sort_values("selected", ascending=False, kind="stable")
+        genes = genes.reset_index(drop=True)
     record |= {"genes": genes, "n_selected": int(genes["selected"].sum())}
 
 
 def variants(genes: pd.DataFrame, alpha: float, *, veto: bool) -> pd.DataFrame:
     """Number of genes without those that differ whatever is asked, and without the marker's own."""
     agreed = genes["agrees"] & genes["attribution_agrees"] if veto else genes["agrees"]
-    families = genes["family"]
+    is_marker, is_other = genes["family"] == "marker", genes["family"] == ""
     parts = {
-        "all genes": families.notna(),
-        "without donor and technical genes": families.isin(["", "marker"]),
-        "without the marker's gene": families != "marker",
-        "without both": families == "",
+        "all genes": genes["gene"].notna(),
+        "without donor and technical genes": is_other | is_marker,
+        "without the marker's gene": ~is_marker,
+        "without both": is_other,
     }
     rows = []
     for name, inside in parts.items():
@@ -79,11 +78,11 @@ def variants(genes: pd.DataFrame, alpha: float, *, veto: bool) -> pd.DataFrame:
 
 def read(adata: AnnData, key: str, hint: str = "") -> Mapping[str, Any]:
     """The record that tl.signature wrote."""
-    record: Any = _record.read(adata, key, "tl.signature", hint=hint, bare=True)
-    if not isinstance(record, Mapping) or not isinstance(record.get("genes"), pd.DataFrame):
-        raise ValueError(
-            f"adata.uns[{key!r}] was not written by tl.signature: it has no table 'genes'."
-        )
+    record = _record.read(adata, key, "tl.signature", hint=hint, bare=True)
+    genes = record.get("genes") if isinstance(record, Mapping) else None
+    if not isinstance(genes, pd.DataFrame):
+        entry = f"adata.uns[{key!r}]"
+        raise ValueError(f"{entry} was not written by tl.signature: it has no table 'genes'.")
     return record
 
 

@@ -30,8 +30,7 @@ def weights(source: Weights) -> pd.Series:
     weight.index = weight.index.astype(str)
     check_not_empty(len(weight), "", "there is no gene to weigh")
     unique(weight.index, "The genes of a signature", "keep one of each")
-    unusable = weight.index[~np.isfinite(weight) | (weight == 0)]
-    if len(unusable):
+    if len(unusable := weight.index[~np.isfinite(weight) | (weight == 0)]):
         raise ValueError(
             "The weights of a signature must be finite and not zero; they are not for "
             f"{listed(unusable)}. Leave these genes out."
@@ -48,20 +47,21 @@ def _values(source: Any) -> pd.Series:
             f"signature={source!r} is not the path of a .gmt file; to score one gene, pass "
             f"[{source!r}]."
         )
-    if isinstance(source, str | PathLike) or (
-        isinstance(source, Mapping) and any(isinstance(v, Iterable) for v in source.values())
-    ):
+    if isinstance(source, Mapping):
+        if not any(isinstance(value, Iterable) for value in source.values()):
+            return pd.Series(dict(source), dtype=object)
+        return _of_sets(gene_sets.read(source))
+    if isinstance(source, str | PathLike):
         return _of_sets(gene_sets.read(source))
     if isinstance(source, pd.Series) and pd.api.types.is_numeric_dtype(source):
         return source  # weights under the names of genes; of text, the genes are the values
-    if isinstance(source, Mapping):
-        return pd.Series(dict(source), dtype=object)
     if not isinstance(source, Iterable):
         hint = " Of an object that holds one, pass get.signature(adata)."
         raise TypeError(
             "A signature is a DataFrame, a mapping from genes to weights, a list of genes or the "
             f"path of a .gmt file; found {type(source).__name__}."
-            f"{hint if isinstance(source, AnnData) else ''}"
+            + hint
+            * isinstance(source, AnnData)
         )
     return pd.Series(1.0, pd.Index(list(source), dtype=object))
 
@@ -71,22 +71,25 @@ def _of_table(table: pd.DataFrame) -> pd.Series:
     column = "weight" if "weight" in table else "log2_fc"
     if column == "log2_fc" and "selected" in table:
         table = table[table["selected"].astype(bool)]
-    return pd.Series(table[column].to_numpy(), pd.Index(table["gene"].astype(str), dtype=object))
+    genes = pd.Index(table["gene"].astype(str), dtype=object)
+    return pd.Series(table[column].to_numpy(), genes)
 
 
 def _of_sets(sets: Mapping[str, list[str]]) -> pd.Series:
     """Weights of one set, or of the two halves of one signature."""
     stems = {name.upper().removesuffix(UP).removesuffix(DOWN) for name in sets}
     ends = {name.upper()[-len(UP) :] for name in sets}
-    if len(sets) != 1 and not (len(sets) == 2 and len(stems) == 1 and ends == {UP, DOWN}):
+    halves = len(sets) == 2 and len(stems) == 1 and ends == {UP, DOWN}
+    if len(sets) != 1 and not halves:
         raise ValueError(
             f"Expected one set of genes, or two whose names end with {UP!r} and {DOWN!r}; found "
             f"{len(sets)}: {listed(sets)}. Choose one: io.read_gmt(path)[name]."
         )
-    signs = {name: -1.0 if len(sets) == 2 and name.upper().endswith(DOWN) else 1.0 for name in sets}
-    genes = [gene for members in sets.values() for gene in members]
-    values = np.repeat(list(signs.values()), [len(members) for members in sets.values()])
-    return pd.Series(values, pd.Index(genes, dtype=object))
+    weight = []
+    for name, genes in sets.items():
+        sign = -1.0 if halves and name.upper().endswith(DOWN) else 1.0
+        weight.append(pd.Series(sign, pd.Index(genes, dtype=object)))
+    return pd.concat(weight)
 
 
 def check_table(table: Any) -> None:
@@ -102,7 +105,8 @@ def check_table(table: Any) -> None:
             "A table of a signature needs the columns 'gene' and 'weight' (or 'log2_fc', as "
             f"tl.signature has it); it has {listed(table.columns, 12)}."
         )
-    unique(pd.Index([str(name) for name in table]), "the columns of the table", "keep one of each")
+    columns = pd.Index([str(name) for name in table])
+    unique(columns, "the columns of the table", "keep one of each")
     if n := int(table["gene"].isna().sum()):
         raise ValueError(
             f"{n} genes of the table have no name: pandas.read_csv takes a gene called NA for a "

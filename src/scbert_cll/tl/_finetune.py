@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from anndata import AnnData
@@ -13,7 +13,6 @@ from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll._checks.words import refuse_given
 from scbert_cll.model import ScBERT, ScBERTClassifier
 from scbert_cll.model.corpus.opened import (
-    NOT_OF_A_CORPUS,
     ON_DISK,
     ONLY_OF_A_CORPUS,
     OnDisk,
@@ -23,15 +22,6 @@ from scbert_cll.model.linear.regression import Combine
 from scbert_cll.model.training import fit as training
 from scbert_cll.model.training.options import BatchSize, Finetuning, Freeze, check_network
 from scbert_cll.tl import _write
-
-# names that are no choice of the caller's, so that a corpus may go without them
-_USUAL: Final = {
-    "layer": _keys.BINNED,
-    "split_key": _keys.SPLIT,
-    "weight_key": _keys.BALANCE_WEIGHT,
-    "donor_key": _keys.DONOR,
-    "key_added": _keys.SCBERT,
-}
 
 
 @_docs.shared
@@ -182,36 +172,28 @@ def finetune(
     choices: dict[str, Any] = {"rng": rng, **(network or {})}
     labelled = choices | {"labels_key": labels_key}
     if isinstance(adata, ON_DISK):
-        names = {"layer": layer, **options.columns, "key_added": key_added}
-        chosen = {name: key not in (None, _USUAL.get(name)) for name, key in names.items()}
-        refuse_given(chosen, NOT_OF_A_CORPUS)
+        _write.usual(layer=layer, **options.columns, key_added=key_added)
         binning = None if model is None else model.binning
         data = opened(adata, balance=balance, num_workers=num_workers, binning=binning)
-        if model is None:
-            classifier = ScBERTClassifier.from_corpus(data, exclude_genes=exclude_genes, **labelled)
-        else:
-            classifier = ScBERTClassifier.from_pretrained(model, data, **labelled)
+        classifier = (
+            ScBERTClassifier.from_corpus(data, exclude_genes=exclude_genes, **labelled)
+            if model is None
+            else ScBERTClassifier.from_pretrained(model, data, **labelled)
+        )
         training.finetune(classifier, options.without_columns(), data)
         return classifier
     given = {"balance": bool(balance), "num_workers": num_workers != 0}
     refuse_given(given, f"{ONLY_OF_A_CORPUS} Balance with pp.balance.")
     _checks.adata.target(_checks.adata.anndata(adata), copy=False)
-    donor_key = _checks.people.donor_key_of(adata, donor_key)
-    slots = _write.Slots(key_added)
-    slots.check(
-        layer if model is None else model.layer,
-        obs={
-            "labels_key": labels_key,
-            "split_key": split_key,
-            "weight_key": weight_key,
-            "donor_key": donor_key,
-        },
-        obsm={"protein_key": protein_key},
-    )
+    options = replace(options, donor_key=_checks.people.donor_key_of(adata, donor_key))
+    slots, columns = _write.Slots.of(key_added), options.columns
+    obsm = {"protein_key": columns.pop("protein_key")}
+    obs = {"labels_key": labels_key, **columns}
+    slots.check(layer if model is None else model.layer, obs, obsm)
     _checks.adata.split(adata, split_key)
     _checks.adata.obs_column(adata, labels_key)
     weight_key = weight_key if weight_key in adata.obs else None
-    options = replace(options, weight_key=weight_key, donor_key=donor_key)
+    options = replace(options, weight_key=weight_key)
     with _record.untouched_on_error(adata):
         if model is None:
             ScBERTClassifier.setup_anndata(
@@ -222,14 +204,17 @@ def finetune(
             classifier = ScBERTClassifier.from_pretrained(model, adata, **labelled)
         training.finetune(classifier, options, None)
         parts = classifier.predict_parts(adata)
-        used = {"weight_key": weight_key, "donor_key": donor_key, **classifier.not_donors_}
-        record = _write.record(classifier, params | used)
-        record["n_threads"] = classifier.n_threads_
-        record["comparison"] = _write.comparison(adata, parts, labels_key, split_key)
+        params |= {"weight_key": weight_key, "donor_key": options.donor_key}
+        record = _write.record(
+            classifier,
+            params | classifier.not_donors_,
+            n_threads=classifier.n_threads_,
+            comparison=_write.comparison(adata, parts, labels_key, split_key),
+        )
         _record.write(
             adata,
             **_write.predictions(classifier, parts, slots),
             uns={slots.key: record},
-            replaces=[("uns", slots.predict)],  # of another model; what it describes is replaced
+            replaces=[("uns", slots.predict)],  # of the model that is replaced
         )
     return classifier

@@ -12,7 +12,7 @@ from anndata import AnnData
 
 from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll._checks.words import choice, listed, number_in, share
-from scbert_cll.model._gene_vectors import SkipGram, co_expression_vectors, principal_vectors
+from scbert_cll.model import _gene_vectors as co_expression
 from scbert_cll.model._vector_files import read_vectors, source
 
 logger = logging.getLogger(__name__)
@@ -141,13 +141,15 @@ def gene2vec(
     adata = _checks.adata.anndata(adata)
     _checks.adata.new_key(key_added)
     choice(method, ("svd", "skip_gram"), "method")
-    if donor_key not in (None, _keys.DONOR) and (method != "skip_gram" or vectors is not None):
+    tells_donors = method == "skip_gram" and vectors is None
+    if donor_key not in (None, _keys.DONOR) and not tells_donors:
         without = f"method={method!r}" if vectors is None else "ready vectors (vectors=)"
         raise ValueError(
             f"donor_key={donor_key!r} has no effect on {without}: only skip-gram tells donors "
             f'apart. Leave donor_key out, or choose method="skip_gram" without vectors=.'
         )
-    options = SkipGram(n_dims, n_neighbors, min_detected, cells_per_metacell, n_metacells, epochs)
+    sizes = cells_per_metacell, n_metacells, epochs
+    options = co_expression.SkipGram(n_dims, n_neighbors, min_detected, *sizes)
     adata = _checks.adata.target(adata, copy=copy)
     numbers: dict[str, int] = {}
     if vectors is not None:
@@ -168,29 +170,30 @@ def gene2vec(
             if name != "min_detected":
                 number_in(value, name, 1, np.inf, whole=True)
         share(min_detected, "min_detected")
-        cells, donors, left_out = _training_cells(
-            adata, donor_key if method == "skip_gram" else None, split_key
-        )
+        donor_key = donor_key if tells_donors else None
+        cells, donors, left_out = _training_cells(adata, donor_key, split_key)
         counts, note = _checks.counts.noted_counts(adata, layer)
-        counts = counts[cells]
+        counts, genes = counts[cells], adata.var_names
         params |= note | left_out | {"source": "co-expression"}
-        _checks.adata.no_empty_cells(counts.sum(axis=1).A1, adata[cells], "the training cells")
+        totals = counts.sum(axis=1).A1
+        _checks.adata.no_empty_cells(totals, adata[cells], "the training cells")
         generator = np.random.default_rng(rng)
         if method == "svd":
             seed = int(generator.integers(2**31))
-            table = principal_vectors(
-                counts, adata.var_names, n_dims=n_dims, min_detected=min_detected, seed=seed
+            table = co_expression.principal_vectors(
+                counts, genes, n_dims=n_dims, min_detected=min_detected, seed=seed
             )
             numbers["n_cells"] = counts.shape[0]
         else:
-            table, numbers = co_expression_vectors(
-                counts, adata.var_names, donors, generator, options
+            table, numbers = co_expression.co_expression_vectors(
+                counts, genes, donors, generator, options
             )
     n_with_vector = int(adata.var_names.isin(table.index).sum())
     logger.info("%d of %d genes have a vector", n_with_vector, adata.n_vars)
     numbers |= {"n_genes": adata.n_vars, "n_genes_with_vector": n_with_vector}
     values = table.reindex(adata.var_names, fill_value=0.0).to_numpy(dtype=np.float32)
-    _record.write(adata, varm={key_added: values}, uns={key_added: {"params": params, **numbers}})
+    record = {"params": params, **numbers}
+    _record.write(adata, varm={key_added: values}, uns={key_added: record})
     return adata if copy else None
 
 
@@ -198,14 +201,15 @@ def _training_cells(
     adata: AnnData, donor_key: str | None, split_key: str | None
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """Rows that may be looked at, the donor of each, and whose cells are left out."""
-    cells = np.arange(adata.n_obs)
+    is_training = np.ones(adata.n_obs, dtype=bool)
     if split_key is not None and (split_key in adata.obs or split_key != _keys.SPLIT):
-        cells = np.flatnonzero(_checks.adata.split(adata, split_key) == _keys.TRAIN)
+        is_training = (_checks.adata.split(adata, split_key) == _keys.TRAIN).to_numpy()
     if donor_key is not None:
         donor_key = _checks.people.donor_key_of(adata, donor_key)
     if donor_key is None:
+        cells = np.flatnonzero(is_training)
         return cells, np.zeros(len(cells), dtype=np.intp), {}
-    of_all = _checks.people.donors(adata, donor_key, cells=np.isin(np.arange(adata.n_obs), cells))
-    donors = of_all.iloc[cells]
-    codes = pd.factorize(donors.dropna())[0]
-    return cells[donors.notna()], codes, _checks.people.left_out(of_all)
+    donors = _checks.people.donors(adata, donor_key, cells=is_training)
+    cells = np.flatnonzero(is_training & donors.notna())
+    codes = pd.factorize(donors.iloc[cells])[0]
+    return cells, codes, _checks.people.left_out(donors)

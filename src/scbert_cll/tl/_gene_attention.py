@@ -88,14 +88,13 @@ def gene_attention(
     groups = _checks.adata.groups(adata, groupby)
     target = _checks.adata.target(adata, copy=copy)
     attention = model.get_gene_attention(groups, adata, batch_size=batch_size)
+    attention = attention.reindex(adata.var_names, fill_value=0.0)
     cells = model.get_cell_attention(adata, batch_size=batch_size) if per_cell else None
     floor = model.get_attention_floor(adata)
     warn_if_uniform(floor)
-    record = {
-        "params": params | {"layer": model.layer},
-        "attention_floor": floor,
-        "n_cells": {str(name): int(n) for name, n in groups.value_counts().items()},
-    }
+    n_cells = {str(name): int(n) for name, n in groups.value_counts().items()}
+    params |= {"layer": model.layer}
+    record = {"params": params, "attention_floor": floor, "n_cells": n_cells}
     layers = {}
     if cells is not None:
         # from the model's genes to the object's; those that it lacks had no token, so no attention
@@ -104,7 +103,7 @@ def gene_attention(
         layers[key_added] = sparse.csr_matrix((coo.data, places), shape=adata.shape)
     _record.write(
         target,
-        varm={key_added: attention.reindex(adata.var_names, fill_value=0.0)},
+        varm={key_added: attention},
         layers=layers,
         uns={key_added: record},
         replaces=[("layers", key_added)] if key_added in target.uns else [],

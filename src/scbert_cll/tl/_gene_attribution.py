@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -175,182 +173,134 @@ def gene_attribution(
     choice(method, get_args(Method), "method")
     _checks.adata.new_key(key_added)
     groups = _checks.adata.groups(adata, groupby)
-    _check_choices(method, groups, genes, gene_sets, per_layer=per_layer)
+    question = _Question(method, target, genes, gene_sets, n_cells, n_steps, batch_size)
+    _check_choices(question, groups, per_layer=per_layer)
     donor_key = _checks.people.donor_key_of(adata, donor_key)
     donors = None if donor_key is None else _checks.people.donors(adata, donor_key)
     if donors is not None:
         groups = groups.where(donors.notna()).cat.remove_unused_categories()
     destination = _checks.adata.target(adata, copy=copy)
     auroc = held_out_auroc(adata, model, split_key, donors, target, batch_size)
-    units = _Units(groups, donors)
-    question = _Question(method, target, genes, gene_sets, n_cells, n_steps, batch_size)
-    effects = _effects(model, adata, units.labels, question)
-    by_unit, by_group = effects.values, units.over_groups(effects.values)
-    if method == "attention_difference":
-        by_unit, by_group = units.within_donors(by_unit), _less_others(by_group)
+    units = groups if donors is None else _units(groups, donors)
+    effects, difference = _effects(model, adata, units, question), method == _BY_ATTENTION[1]
+    tables = _tables(effects, groups, units, difference=difference)
     params |= _record.params({"donor_key": donor_key})
     params |= {"layer": model.layer, "target": target or model.classes[-1]}
     params |= {"n_cells": "all"} if n_cells is None else {}
-    record: dict[str, Any] = {
+    params |= {} if donors is None else _checks.people.left_out(donors)
+    record = {
         "n_cells": {str(group): int(n) for group, n in groups.value_counts().items()},
         "auroc_within": auroc,
         **effects.facts,
+        "params": params,
     }
-    tables = {"": by_group}
-    if donors is not None:
-        params |= _checks.people.left_out(donors)
-        tables["_donors"] = by_unit.set_axis(units.names(by_unit.columns), axis=1)
-    if effects.size is not None and effects.n_expressing is not None:
-        tables["_size"] = units.size_over_groups(effects.size, effects.n_expressing)
     if per_layer:
-        tables["_layers"], record["layers"] = attention_layers(model, adata, groups, batch_size)
+        layers = attention_layers(model, adata, groups, batch_size)
+        tables["_layers"], record["layers"] = layers
         record["attention_floor"] = model.get_attention_floor(adata)
-    record["params"] = params
     if method == "group_occlusion":
-        parts = {"_donors": "donors", "": "effects"}
-        record |= {parts[name]: table for name, table in tables.items()}
+        names = {"": "effects", "_donors": "donors"}
+        record |= {names[ending]: table for ending, table in tables.items()}
         _record.write(destination, uns={_keys.beside(key_added, "sets"): record})
         return destination if copy else None
-    slots = [("varm", f"{key_added}{name}") for name in ("", "_donors", "_size", "_layers")]
-    _record.write(
-        destination,
-        varm={
-            f"{key_added}{name}": _in_order(table, adata.var_names, model.genes)
-            for name, table in tables.items()
-        },
-        uns={key_added: record},
-        replaces=slots if key_added in destination.uns else [],
-    )
+    endings = ("", "_donors", "_size", "_layers")
+    old = [("varm", f"{key_added}{ending}") for ending in endings]
+    varm = {}
+    for ending, table in tables.items():  # zero for genes that the model lacks
+        varm[f"{key_added}{ending}"] = whole = table.reindex(adata.var_names)
+        whole.loc[~adata.var_names.isin(model.genes)] = 0.0
+    old = old if key_added in destination.uns else []
+    _record.write(destination, varm=varm, uns={key_added: record}, replaces=old)
     return destination if copy else None
 
 
-def _check_choices(
-    method: Method,
-    groups: pd.Series,
-    genes: Sequence[str] | None,
-    gene_sets: Mapping[str, Sequence[str]] | None,
-    *,
-    per_layer: bool,
-) -> None:
+def _check_choices(question: _Question, groups: pd.Series, *, per_layer: bool) -> None:
     """Refuse what does not go with the method."""
-    given, names = f"method={method!r}", groups.cat.categories
-    refusals = {
-        f'gene_sets= and method="group_occlusion" belong together; found {given}.': (
-            (gene_sets is not None) != (method == "group_occlusion")
-        ),
-        f'genes= restricts method="occlusion"; {given} gives all genes at once.': (
-            genes is not None and method != "occlusion"
-        ),
-        f"per_layer=True keeps the layers of {listed(_BY_ATTENTION)}; found {given}.": (
-            per_layer and method not in _BY_ATTENTION
-        ),
-        f"A difference needs two groups; all cells are {names[0]!r}. Name another groupby=.": (
-            method == "attention_difference" and len(names) < 2
-        ),
-    }
-    for sentence, applies in refusals.items():
-        if applies:
-            raise ValueError(sentence)
+    method, names = question.method, groups.cat.categories
+    given, has_sets = f"method={method!r}", question.gene_sets is not None
+    refusal = ""
+    if has_sets != (method == "group_occlusion"):
+        refusal = 'gene_sets= and method="group_occlusion" belong together; '
+        refusal += f"found {given}."
+    elif question.genes is not None and method != "occlusion":
+        refusal = f'genes= restricts method="occlusion"; {given} gives all genes at once.'
+    elif per_layer and method not in _BY_ATTENTION:
+        refusal = f"per_layer=True keeps the layers of {listed(_BY_ATTENTION)}; found {given}."
+    elif method == "attention_difference" and len(names) < 2:
+        refusal = f"A difference needs two groups; all cells are {names[0]!r}. "
+        refusal += "Name another groupby=."
+    if refusal:
+        raise ValueError(refusal)
+
+
+def _units(groups: pd.Series, donors: pd.Series) -> pd.Series:
+    """Donor and group of each cell, in one text."""
+    names = groups.astype(object).where(groups.notna(), "").astype(str)
+    return (donors.fillna("") + _BETWEEN + names).where(groups.notna())
 
 
 def _effects(
     model: ScBERTClassifier, adata: AnnData, labels: pd.Series, question: _Question
 ) -> _Effects:
     """Effects of genes (or sets) on the logit of a class, mean over the cells of each label."""
-    method, target, genes, gene_sets, n_cells, n_steps, batch_size = question
+    method, target, genes, gene_sets, n, n_steps, size = question
     match method:
         case "attention" | "attention_difference":
-            return _Effects(model.get_gene_attention(labels, adata, batch_size=batch_size))
+            return _Effects(model.get_gene_attention(labels, adata, batch_size=size))
         case "occlusion":
             effects = model.get_gene_occlusion(
-                labels, adata, genes=genes, n_cells=n_cells, target=target, batch_size=batch_size
+                labels, adata, genes=genes, n_cells=n, target=target, batch_size=size
             )
             return _Effects(effects)
         case "group_occlusion":
             codes, names = coded(labels, adata)
-            rows = evenly_spaced(codes, n_cells)
-            change = model.get_set_effects(
-                gene_sets or {}, adata[rows], target=target, batch_size=batch_size
-            )
-            return _Effects((-change).groupby(codes[rows]).mean().set_axis(names, axis=0).T)
-    attribution = model.get_gene_attribution(
-        labels, adata, method=method, target=target, n_steps=n_steps, batch_size=batch_size
+            rows, sets = evenly_spaced(codes, n), gene_sets or {}
+            change = model.get_set_effects(sets, adata[rows], target=target, batch_size=size)
+            means = (-change).groupby(codes[rows]).mean()
+            return _Effects(means.set_axis(names, axis=0).T)
+    result = model.get_gene_attribution(
+        labels, adata, method=method, target=target, n_steps=n_steps, batch_size=size
     )
     if method == "rollout":
-        return _Effects(attribution.values)
+        return _Effects(result.values)
     facts = {}
-    if attribution.error is not None:
-        facts["completeness_error"] = float(np.nanmean(np.abs(attribution.error)))
-    return _Effects(attribution.values, attribution.size, attribution.n_expressing, facts)
+    if result.error is not None:
+        facts["completeness_error"] = float(np.nanmean(np.abs(result.error)))
+    return _Effects(result.values, result.size, result.n_expressing, facts)
 
 
-@dataclass(frozen=True)
-class _Units:
-    """Columns of an attribution: groups of cells, or groups of each donor's cells."""
+def _tables(
+    effects: _Effects, groups: pd.Series, units: pd.Series, *, difference: bool
+) -> dict[str, pd.DataFrame]:
+    """Effects by group, by donor and group, and their size by group, under the slots' endings."""
+    values, size, n_expressing, _ = effects
+    if units is groups:
+        tables = {"": _less_others(values) if difference else values}
+        return tables | ({} if size is None else {"_size": size})
+    names = [str(unit).split(_BETWEEN) for unit in values.columns]
+    donor, group = zip(*names, strict=True)
+    member = pd.DataFrame({name: np.array(group) == name for name in groups.cat.categories})
+    member = member.set_axis(values.columns).astype(float)
+    tables = {"": _mean(values, units.value_counts()[values.columns], member)}
+    if size is not None and n_expressing is not None:
+        tables["_size"] = _mean(size, n_expressing, member)
+    if difference:
+        of_donors = pd.Series(values.columns).groupby(list(donor))
+        parts = [_less_others(values[columns.tolist()]) for _, columns in of_donors]
+        values = pd.concat(parts, axis=1)[values.columns]
+        tables[""] = _less_others(tables[""])
+    tables["_donors"] = values.set_axis(_names.columns_of(donor, group), axis=1)
+    return tables
 
-    groups: pd.Series
-    donors: pd.Series | None
 
-    @cached_property
-    def labels(self) -> pd.Series:
-        """Unit of each cell."""
-        if self.donors is None:
-            return self.groups
-        names = self.groups.astype(object).where(self.groups.notna(), "").astype(str)
-        return (self.donors.fillna("") + _BETWEEN + names).where(self.groups.notna())
-
-    @cached_property
-    def table(self) -> pd.DataFrame:
-        """Donor, group and number of cells of each unit."""
-        units, n_cells = np.unique(self.labels.dropna().astype(str), return_counts=True)
-        parts = [unit.split(_BETWEEN) for unit in units]
-        table = pd.DataFrame(parts, index=units, columns=["donor", "group"])
-        return table.assign(n_cells=n_cells)
-
-    def names(self, columns: pd.Index) -> pd.Index:
-        """Donor and group of each column."""
-        table = self.table.loc[columns]
-        return _names.columns_of(table["donor"].tolist(), table["group"].tolist())
-
-    def membership(self, columns: pd.Index) -> pd.DataFrame:
-        """Units × groups: 1 where a unit is of a group."""
-        group = self.table.loc[columns, "group"]
-        names = [str(name) for name in self.groups.cat.categories]
-        return pd.DataFrame({name: (group == name).astype(float) for name in names})
-
-    def over_groups(self, values: pd.DataFrame) -> pd.DataFrame:
-        """Mean over the cells of a group, from the means over those of each donor."""
-        if self.donors is None:
-            return values
-        n_cells = self.table.loc[values.columns, "n_cells"]
-        weight = self.membership(values.columns).mul(n_cells, axis=0)
-        return values @ (weight / weight.sum())
-
-    def size_over_groups(self, size: pd.DataFrame, n_expressing: pd.DataFrame) -> pd.DataFrame:
-        """Mean size over the expressing cells of a group, from those of each donor in it."""
-        if self.donors is None:
-            return size
-        member = self.membership(size.columns)
-        return ((size * n_expressing) @ member) / (n_expressing @ member).clip(lower=1.0)
-
-    def within_donors(self, values: pd.DataFrame) -> pd.DataFrame:
-        """Each group of a donor less the mean of the donor's others."""
-        if self.donors is None:
-            return _less_others(values)
-        units = self.table.groupby("donor").groups.values()
-        return pd.concat([_less_others(values[list(names)]) for names in units], axis=1)[
-            values.columns
-        ]
+def _mean(
+    values: pd.DataFrame, n_cells: pd.DataFrame | pd.Series, member: pd.DataFrame
+) -> pd.DataFrame:
+    """Mean over the cells of a group, from the means over those of each donor (`member`: 1)."""
+    return ((values * n_cells) @ member) / (n_cells @ member).clip(lower=1.0)
 
 
 def _less_others(table: pd.DataFrame) -> pd.DataFrame:
     """Each column less the mean of the others; missing where there is no other."""
     others = {name: table.drop(columns=name).mean(axis=1) for name in table}
     return table - pd.DataFrame(others, index=table.index)
-
-
-def _in_order(table: pd.DataFrame, genes: pd.Index, in_model: pd.Index) -> pd.DataFrame:
-    """Rows of the object's genes: zero for those that the model lacks, missing if not asked for."""
-    whole = table.reindex(genes)
-    whole.loc[~genes.isin(in_model)] = 0.0
-    return whole

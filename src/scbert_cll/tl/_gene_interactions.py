@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from scbert_cll.model import ScBERTClassifier
 
 _MOST_GENES: Final = 50
-_FEW_DONORS: Final = 2
+_PAIR: Final = ["group", "a", "b"]
 _NUMBERS: Final = (
     "effect", "low", "high", "alone_a", "alone_b", "p", "q", "n_cells", "n_donors"
 )  # fmt: skip
@@ -121,14 +121,14 @@ def gene_interactions(
     order = pd.Series(np.random.default_rng(rng).permutation(len(cells)), cells.index)
     cells = cells[order.groupby([cells["group"], cells["donor"]]).rank() <= n_cells]
     drawn = adata[cells.index.to_numpy()].copy()
-    pairs = list(combinations(names, 2))
     effects = _effects(drawn, model, names, target, batch_size)
-    rows = [
-        (str(group), *pair, *_summary(effects[members, i], cells["donor"].iloc[members], min_cells))
-        for group, members in cells.groupby("group", sort=False).indices.items()
-        for i, pair in enumerate(pairs)
-    ]
-    table = pd.DataFrame(rows, columns=["group", "a", "b", *_NUMBERS])
+    effects = effects.join(cells.reset_index(drop=True), on="cell").dropna()
+    pairs, in_groups = list(combinations(names, 2)), sorted(set(cells["group"]))
+    rows = [(group, *pair) for group in in_groups for pair in pairs]
+    index = pd.MultiIndex.from_tuples(rows, names=_PAIR)
+    table = _summary(effects, min_cells).reindex(index)
+    counts = dict.fromkeys(("n_cells", "n_donors"), 0)
+    table = table.fillna(counts).astype(dict.fromkeys(counts, np.int64)).reset_index()
     tested = table["p"].notna()
     if tested.any():
         table.loc[tested, "q"] = stats.false_discovery_control(table.loc[tested, "p"])
@@ -145,37 +145,39 @@ def _effects(
     genes: list[str],
     target: str | None,
     batch_size: int | None,
-) -> np.ndarray:
-    """Interaction of every pair, effect of its first and of its second gene: cells × pairs × 3.
-
-    Missing where a cell does not express both.
-    """
-    a, b = np.array(list(combinations(range(len(genes)), 2))).T
-    sets = [[gene] for gene in genes] + [[genes[i], genes[j]] for i, j in zip(a, b, strict=True)]
-    named = {str(i): members for i, members in enumerate(sets)}
-    effects = model.get_set_effects(named, adata, target=target, batch_size=batch_size).to_numpy()
-    first, second, together = effects[:, a], effects[:, b], effects[:, len(genes) :]
+) -> pd.DataFrame:
+    """Interaction, and effects of the first and second gene: a row per pair and cell with both."""
+    pairs = np.array(list(combinations(range(len(genes)), 2)))
+    members = [[i] for i in range(len(genes))] + pairs.tolist()
+    sets = {str(i): [genes[j] for j in places] for i, places in enumerate(members)}
+    change = model.get_set_effects(sets, adata, target=target, batch_size=batch_size)
+    single, together = np.split(change.to_numpy(), [len(genes)], axis=1)
+    first, second = single[:, pairs[:, 0]], single[:, pairs[:, 1]]
     expressed = _checks.counts.tokens(adata, model.layer)[0] > 0
     pooling: np.ndarray | float = 0.0
     if model.config.n_zeros == 0:
-        n_tokens = np.asarray(expressed[:, adata.var_names.isin(model.genes)].sum(axis=1))
+        in_model = adata.var_names.isin(model.genes)
+        n_tokens = np.asarray(expressed[:, in_model].sum(axis=1))
         pooling = 1 / np.maximum(n_tokens - 2, 1)
-    values = np.stack([together - (1 + pooling) * (first + second), -first, -second], axis=-1)
     has = expressed[:, adata.var_names.get_indexer(pd.Index(genes))].toarray()
-    values[~(has[:, a] & has[:, b])] = np.nan
-    return values
+    both = has[:, pairs[:, 0]] & has[:, pairs[:, 1]]
+    cell, pair = np.nonzero(both)
+    effect = together - (1 + pooling) * (first + second)
+    a, b = np.array(genes, dtype=object)[pairs[pair]].T
+    table = {"cell": cell, "a": a, "b": b, "effect": effect[both]}
+    return pd.DataFrame(table | {"alone_a": -first[both], "alone_b": -second[both]})
 
 
-def _summary(values: np.ndarray, donors: pd.Series, min_cells: int) -> tuple[float, ...]:
-    """Numbers of a pair: means over donors, Student's interval and test; q is still missing."""
-    cells = pd.DataFrame(values, columns=["effect", "alone_a", "alone_b"])
-    by_donor = cells.assign(donor=donors.to_numpy()).dropna().groupby("donor")
-    n_cells = by_donor.size()
-    means, n_cells = by_donor.mean()[n_cells >= min_cells], n_cells[n_cells >= min_cells]
-    n, mean, reach, p = len(means), means["effect"].mean(), np.nan, np.nan
-    if n >= _FEW_DONORS:
-        error = means["effect"].std() / np.sqrt(n)
-        reach = stats.t.ppf(0.975, n - 1) * error
-        p = 2 * stats.t.sf(np.abs(mean) / error, n - 1) if error > 0 else float(mean == 0)
-    alone = means["alone_a"].mean(), means["alone_b"].mean()
-    return mean, mean - reach, mean + reach, *alone, p, np.nan, int(n_cells.sum()), n
+def _summary(effects: pd.DataFrame, min_cells: int) -> pd.DataFrame:
+    """Numbers of each pair: means over donors, Student's interval and test; q is still missing."""
+    by_donor = effects.groupby([*_PAIR, "donor"])[["effect", "alone_a", "alone_b"]]
+    means = by_donor.mean().assign(n_cells=by_donor.size())
+    donors = means[means["n_cells"] >= min_cells].groupby(_PAIR)
+    table, n = donors.mean(), donors.size()
+    mean: pd.Series = table["effect"]
+    error: pd.Series = donors["effect"].std() / np.sqrt(n)
+    reach = stats.t.ppf(0.975, n - 1) * error  # missing with one donor
+    p = pd.Series(2 * stats.t.sf(mean.abs() / error, n - 1), table.index)
+    p = p.mask((mean == 0) & (error == 0), 1.0)
+    table = table.assign(low=mean - reach, high=mean + reach, p=p, q=np.nan)
+    return table.assign(n_cells=donors["n_cells"].sum(), n_donors=n)[list(_NUMBERS)]

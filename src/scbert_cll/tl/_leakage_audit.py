@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scipy import sparse
 
 from scbert_cll import _checks, _keys, _record
 from scbert_cll._checks.words import number_in
@@ -20,7 +20,7 @@ from scbert_cll._evaluation.leakage import gap as split_gap
 from scbert_cll._keys import slot_name
 from scbert_cll._process import as_it_was
 
-_MARKS = {"leak": "**leak**", "warning": "warning", "ok": "ok", "cannot tell": "cannot tell"}
+_STATUSES = ("leak", "warning", "ok", "cannot tell")
 
 
 @dataclass
@@ -40,7 +40,7 @@ class LeakageReport:
     """
 
     findings: pd.DataFrame
-    gap: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=split_gap.COLUMNS))
+    gap: pd.DataFrame = field(default_factory=partial(pd.DataFrame, columns=split_gap.COLUMNS))
     cells: pd.DataFrame = field(default_factory=checks.no_cells)
 
     @property
@@ -49,13 +49,14 @@ class LeakageReport:
         return not (self.findings["status"] == "leak").any()
 
     def __str__(self) -> str:
-        counts = self.findings["status"].value_counts()
-        statuses = ", ".join(f"{counts.get(status, 0)} {status}" for status in _MARKS)
-        lines = ["# Leakage audit", "", f"{'Passed' if self.passed else 'Not passed'}: {statuses}."]
-        lines += ["", *_markdown(self.findings.replace({"status": _MARKS}))]
+        words = self.findings["status"].tolist()
+        statuses = ", ".join(f"{words.count(status)} {status}" for status in _STATUSES)
+        passed = "Passed" if self.passed else "Not passed"
+        findings = self.findings.replace({"status": {"leak": "**leak**"}})
+        lines = ["# Leakage audit", "", f"{passed}: {statuses}.", "", *_markdown(findings)]
         if len(self.gap):
-            lines += ["", "## One classifier, the same cells, split in three ways", ""]
-            lines += _markdown(self.gap)
+            title = "## One classifier, the same cells, split in three ways"
+            lines += ["", title, "", *_markdown(self.gap)]
         return "\n".join([*lines, ""])
 
 
@@ -182,77 +183,55 @@ def leakage_audit(
     log = matrix
     if _checks.counts.are_whole(matrix.data):
         log = log_normalised(matrix, dtype=np.float32)
-    alpha = near_duplicate_alpha
-    findings, named = _findings(adata, cells, log, donor, alpha, generator)
-    report = LeakageReport(checks.table(findings), cells=named)
-    tables = {"findings": report.findings, "cells": named}
+    is_original = np.ones(adata.n_obs, dtype=bool)  # not added by pp.balance
+    if has_column := _keys.IS_SYNTHETIC in adata.obs:
+        is_original = ~np.asarray(adata.obs[_keys.IS_SYNTHETIC].isin([True]))
+    balance = adata.uns.get(_keys.BALANCE)
+    balance = balance if isinstance(balance, Mapping) else {}
+    equal, equal_cells = checks.exact(cells)
+    same_name, name_cells = checks.names(cells)
+    seed = int(generator.integers(2**31 - 1))
+    close, close_cells = checks.near(cells, log, equal_cells, near_duplicate_alpha, seed)
+    added, added_cells = checks.resampled(
+        cells, ~is_original if has_column else None, balance.get("params", {}).get("method")
+    )
+    findings = [equal, same_name, close, checks.donors(cells, donor), added]
+    findings += _preprocessing(adata, cells, is_original, balance.get("groups"))
+    tables = (equal_cells, name_cells, close_cells, added_cells)
+    columns = list(checks.CELL_COLUMNS)
+    named = pd.concat([t[columns] for t in tables if len(t)] or [checks.no_cells()])
+    results = {"cells": named.reset_index(drop=True).rename(index=str)}
     if gap:
-        known_cells = label.notna() if donor is None else label.notna() & donor.notna()
-        rows = _originals(adata, matrix, np.flatnonzero(known_cells))
+        has_donor = True if donor is None else donor.notna()
+        rows = np.flatnonzero(label.notna() & has_donor & is_original)
+        first = np.unique(duplicates.profile_hashes(matrix[rows]), return_index=True)[1]
+        rows = rows[np.sort(first)]  # of equal profiles
         y = pd.factorize(label.iloc[rows])[0]
         codes = None if donor is None else pd.factorize(donor.iloc[rows])[0]
         with as_it_was():  # joblib chooses how processes start
-            report.gap = split_gap.gap(log[rows], y, codes, n_repeats, generator)
-        report.findings = checks.table([*findings, checks.gap(report.gap)])
-        tables["findings"] = report.findings
-        if len(report.gap):
-            tables["gap"] = report.gap
+            results["gap"] = split_gap.gap(log[rows], y, codes, n_repeats, generator)
+        findings.append(checks.gap(results["gap"]))
+    report = LeakageReport(checks.table(findings), **results)
     params |= {} if donor is None else _checks.people.left_out(donor)
-    entry = {"params": params, **tables, "passed": report.passed}
-    _record.write(adata, uns={key_added: entry})
+    entry = {"params": params, "findings": report.findings, "cells": report.cells}
+    entry |= {"gap": report.gap} if len(report.gap) else {}
+    _record.write(adata, uns={key_added: entry | {"passed": report.passed}})
     return report
 
 
-def _synthetic(adata: AnnData) -> np.ndarray | None:
-    """Rows that pp.balance added, where it left its column."""
-    if _keys.IS_SYNTHETIC not in adata.obs:
-        return None
-    return np.asarray(adata.obs[_keys.IS_SYNTHETIC].isin([True]))
-
-
-def _originals(adata: AnnData, matrix: sparse.csr_matrix, rows: np.ndarray) -> np.ndarray:
-    """Rows that are measured cells: none that was added, and of equal profiles the first."""
-    synthetic = _synthetic(adata)
-    rows = rows if synthetic is None else rows[~synthetic[rows]]
-    _, first = np.unique(duplicates.profile_hashes(matrix[rows]), return_index=True)
-    return rows[np.sort(first)]
-
-
-def _findings(
-    adata: AnnData,
-    cells: checks.Cells,
-    log: sparse.csr_matrix,
-    donor: pd.Series | None,
-    alpha: float,
-    rng: np.random.Generator,
-) -> tuple[list[checks.Finding], pd.DataFrame]:
-    """All verdicts on the split, in the order of the report, and the cells they name."""
-    balance = adata.uns.get(_keys.BALANCE)
-    balance = balance if isinstance(balance, Mapping) else {}
-    synthetic = _synthetic(adata)
-    equal, equal_cells = checks.exact(cells)
-    same_name, name_cells = checks.names(cells)
-    seed = int(rng.integers(2**31 - 1))
-    close, close_cells = checks.near(cells, log, equal_cells, alpha, seed)
-    method = balance.get("params", {}).get("method")
-    added, added_cells = checks.resampled(cells, synthetic, method)
-    original = np.ones(adata.n_obs, dtype=bool) if synthetic is None else ~synthetic
-    train = original & (cells.parts == _keys.TRAIN)
+def _preprocessing(
+    adata: AnnData, cells: checks.Cells, is_original: np.ndarray, balanced: Any
+) -> list[checks.Finding]:
+    """What learned from cells before: by its record, or by its values."""
+    train = is_original & (cells.parts == _keys.TRAIN)
     n_dropped = 0  # by undersampling after it was fitted
-    groups = balance.get("groups")
-    if isinstance(groups, pd.DataFrame) and "n_after" in groups:
-        n_dropped = int((groups["n_before"] - groups["n_after"]).clip(lower=0).sum())
-    fitted = preprocessing.Fitted(int(train.sum()) + n_dropped, train, original)
-    findings = [equal, same_name, close, checks.donors(cells, donor), added]
-    findings += preprocessing.records(adata.uns, fitted)
-    findings += _by_values(adata, cells, fitted)
-    if len(findings) == 5:
-        meaning = "No step that learns from cells is on record; what was done before is not known."
-        findings.append(checks.Finding("preprocessing", "cannot tell", meaning))
-    columns = list(checks.CELL_COLUMNS)
-    tables = (equal_cells, name_cells, close_cells, added_cells)
-    named = pd.concat([t[columns] for t in tables if len(t)] or [checks.no_cells()])
-    return findings, named.reset_index(drop=True).rename(index=str)
+    if isinstance(balanced, pd.DataFrame) and "n_after" in balanced:
+        change = balanced["n_before"] - balanced["n_after"]
+        n_dropped = int(change.clip(lower=0).sum())
+    fitted = preprocessing.Fitted(int(train.sum()) + n_dropped, train, is_original)
+    findings = [*preprocessing.records(adata.uns, fitted), *_by_values(adata, cells, fitted)]
+    meaning = "No step that learns from cells is on record; what was done before is not known."
+    return findings or [checks.Finding("preprocessing", "cannot tell", meaning)]
 
 
 def _by_values(
@@ -268,14 +247,18 @@ def _by_values(
     if {"mean", "std"} <= set(adata.var):
         yield preprocessing.scaled(_checks.counts.in_core(adata.X), fitted)
     if "log1p" in adata.uns:
-        what = "at most the common target_sum (by default the median cell's) knows the others"
-        yield checks.Finding("uns['log1p']", "ok", f"The logarithm is of each cell alone; {what}.")
+        meaning = (
+            "The logarithm is of each cell alone; at most the common target_sum (by default the "
+            "median cell's) knows the others."
+        )
+        yield checks.Finding("uns['log1p']", "ok", meaning)
 
 
 def _markdown(table: pd.DataFrame) -> list[str]:
     """A table, one line a row; numbers with three digits, nothing where there is none."""
-    rows = [list(table.columns), ["---"] * table.shape[1], *table.to_numpy(dtype=object).tolist()]
-    return ["| " + " | ".join(_cell(value) for value in row) + " |" for row in rows]
+    head = [list(table.columns), ["---"] * table.shape[1]]
+    rows = [*head, *table.to_numpy(dtype=object).tolist()]
+    return [f"| {' | '.join(map(_cell, row))} |" for row in rows]
 
 
 def _cell(value: Any) -> str:

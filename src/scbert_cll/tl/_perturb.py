@@ -98,7 +98,8 @@ def perturb(
     choice(kind, _KINDS, "kind")
     _checks.adata.new_key(key_added)
     if genes is None:
-        genes = selected_genes(adata, _keys.SIGNATURE, "change", "name genes=")["gene"].tolist()
+        table = selected_genes(adata, _keys.SIGNATURE, "change", "name genes=")
+        genes = table["gene"].tolist()
     if isinstance(genes, Mapping):
         sets = {str(name): list(members) for name, members in genes.items()}
     else:
@@ -106,32 +107,34 @@ def perturb(
     groups = _checks.adata.groups(adata, groupby)
     donors = _checks.people.donors(adata, donor_key)
     if kind == "set" and level is None:
-        raise ValueError('kind="set" needs level=, the token to set: 1 to the number of bins.')
+        what = "the token to set: 1 to the number of bins"
+        raise ValueError(f'kind="set" needs level=, {what}.')
     destination = _checks.adata.target(adata, copy=copy)
-    token = level if kind == "set" and level is not None else 0
+    token = 0 if kind == "drop" or level is None else level
     changes = model.perturb_genes(sets, adata, level=token, target=target, batch_size=batch_size)
     cells = pd.DataFrame({"group": groups.astype(object), "donor": donors})
     tables = []
     for change in changes:
-        changed = cells.iloc[change.rows].assign(log_odds=change.log_odds, shift=change.shift)
+        changed = cells.iloc[change.rows]
+        changed = changed.assign(log_odds=change.log_odds, shift=change.shift)
         units = changed.dropna(subset=["group", "donor"]).groupby(["group", "donor"])
-        means = units.mean().assign(n_cells=units.size()).astype({"shift": float}).reset_index()
+        means = units.mean().astype(float).assign(n_cells=units.size()).reset_index()
         means.insert(0, "name", change.name)
         tables.append(means)
     by_donor = pd.concat(tables, ignore_index=True)
     enough = by_donor[by_donor["n_cells"] >= min_cells]
-    summary = _summary(enough, list(sets), [str(group) for group in groups.cat.categories])
+    summary = _summary(enough, list(sets), groups.cat.categories.tolist())
     params |= {"level": level or 0, "target": target or model.classes[-1]}
     params |= _checks.people.left_out(donors)
-    names, varm = (key_added, _keys.beside(key_added, "summary")), {}
+    beside, varm = _keys.beside(key_added, "summary"), {}
     if not isinstance(genes, Mapping):
         wide = enough.pivot_table("log_odds", "name", ["group", "donor"], observed=True)
         by_group = summary.groupby("group", sort=False)
         parts = {group: rows.set_index("name")[_NUMBERS] for group, rows in by_group}
-        tables = [wide, pd.concat(parts, axis=1)]
-        varm = dict(zip(names, (one.reindex(adata.var_names) for one in tables), strict=True))
+        varm[key_added] = wide.reindex(adata.var_names)
+        varm[beside] = pd.concat(parts, axis=1).reindex(adata.var_names)
     uns = {key_added: {"summary": summary, "donors": by_donor, "params": params}}
-    old = [("varm", name) for name in names] if key_added in destination.uns else []
+    old = [("varm", key_added), ("varm", beside)] if key_added in destination.uns else []
     _record.write(destination, varm=varm, uns=uns, replaces=old)
     return destination if copy else None
 
@@ -139,13 +142,11 @@ def perturb(
 def _summary(by_donor: pd.DataFrame, names: list[str], groups: list[str]) -> pd.DataFrame:
     """Mean over donors with Student's interval, of every name in every group."""
     rows = by_donor.groupby(["group", "name"], sort=False)
-    table = rows[["log_odds", "shift"]].mean()
-    n = rows.size()
+    table, n = rows[["log_odds", "shift"]].mean(), rows.size()
     # missing with one donor
     reach = stats.t.ppf(0.975, n - 1) * rows["log_odds"].std() / np.sqrt(n)
-    table.insert(1, "low", table["log_odds"] - reach)
-    table.insert(2, "high", table["log_odds"] + reach)
+    table = table.assign(low=table["log_odds"] - reach, high=table["log_odds"] + reach)
     order = pd.MultiIndex.from_product([groups, names], names=["group", "name"])
     counts = pd.DataFrame({"n_cells": rows["n_cells"].sum(), "n_donors": n})
     counts = counts.reindex(order, fill_value=0)
-    return table.reindex(order).join(counts).reset_index()
+    return table[_NUMBERS].reindex(order).join(counts).reset_index()

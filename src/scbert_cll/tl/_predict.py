@@ -78,7 +78,7 @@ def predict(
     params = _record.params(locals())
     _checks.adata.anndata(adata)
     is_model(model, ("ScBERTClassifier",))
-    slots = _write.Slots(key_added)
+    slots = _write.Slots.of(key_added)
     slots.check(model.layer)
     if unassigned_below is not None:
         share(unassigned_below, "unassigned_below")

@@ -14,7 +14,6 @@ from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll._checks.words import refuse_given
 from scbert_cll.model import ScBERT
 from scbert_cll.model.corpus.opened import (
-    NOT_OF_A_CORPUS,
     ON_DISK,
     ONLY_OF_A_CORPUS,
     OnDisk,
@@ -139,20 +138,14 @@ def pretrain(
     ----------
     Yang et al. 2022, doi:10.1038/s42256-022-00534-z.
     """
-    given = locals()
-    params = _record.params(given)
+    params = _record.params(given := locals())
     options = Pretraining.of("tl.pretrain", given, train | {"accelerator": accelerator})
-    choices: dict[str, Any] = {"preset": preset, "rng": rng, **(network or {})}
     check_network(network or {})
+    choices: dict[str, Any] = {"preset": preset, "rng": rng, **(network or {})}
     if gene_embedding is not None:
         choices["gene_embedding"] = gene_embedding
     if isinstance(adata, ON_DISK):
-        chosen = {
-            "layer": layer != _keys.BINNED,
-            "split_key": split_key not in (None, _keys.SPLIT),
-            "key_added": key_added != _keys.SCBERT,
-        }
-        refuse_given(chosen, NOT_OF_A_CORPUS)
+        _write.usual(layer=layer, split_key=split_key, key_added=key_added)
         data = opened(adata, balance=balance, num_workers=num_workers)
         model = ScBERT.from_corpus(
             data, exclude_genes=exclude_genes, gene_vectors=gene_vectors, **choices
@@ -166,7 +159,7 @@ def pretrain(
     }
     refuse_given(chosen, f'{ONLY_OF_A_CORPUS} Gene vectors are read from adata.varm["gene2vec"].')
     _checks.adata.target(_checks.adata.anndata(adata), copy=False)
-    slots = _write.Slots(key_added)
+    slots = _write.Slots.of(key_added)
     slots.check(layer)
     split_key = split_key if split_key in adata.obs else None
     with _record.untouched_on_error(adata):
@@ -174,7 +167,7 @@ def pretrain(
         model = ScBERT(adata, **choices)
         training.pretrain(model, replace(options, split_key=split_key), None)
         latent = model.get_latent_representation()
-        record = _write.record(model, params | {"split_key": split_key})
-        record["n_threads"] = model.n_threads_
+        params |= {"split_key": split_key}
+        record = _write.record(model, params, n_threads=model.n_threads_)
         _record.write(adata, obsm={slots.latent: latent}, uns={slots.pretrain: record})
     return model

@@ -19,6 +19,7 @@ from scbert_cll._signature.record import selected_genes
 from scbert_cll._signature.weights import Weights, check_matched, weights
 
 Method = Literal["ulm", "waggr", "zscore", "aucell"]
+type Matrix = np.ndarray | sparse.csr_matrix
 
 
 @_docs.shared
@@ -115,18 +116,18 @@ def score_signature(
     if signature is None:
         signature = selected_genes(adata, key, "score", "hand over a signature")
     weight = weights(signature)
-    measured = np.asarray(
-        adata.var.get(_keys.IN_QUERY, np.ones(adata.n_vars, dtype=bool)), dtype=bool
-    )
+    measured = np.ones(adata.n_vars, dtype=bool)
+    if _keys.IN_QUERY in adata.var:
+        measured = np.asarray(adata.var[_keys.IN_QUERY], dtype=bool)
     names = adata.var_names[measured]
     present = weight.index.isin(names)
     check_matched(weight, present, "adata", min_matched=min_matched)
-    values, note = _log_values(adata, layer) if not normalize else _log_counts(adata, layer)
-    values = values[:, np.flatnonzero(measured)]
+    values, note = (_log_counts if normalize else _log_values)(adata, layer)
+    values, used = values[:, np.flatnonzero(measured)], weight[present]
     if method in ("ulm", "zscore"):
-        _check_varies(values, weight[present], adata, method)
-    scores = decoupler.scores(values, names, {"signature": weight[present]}, method)[:, 0]
-    weight_found = float(weight.abs()[present].sum() / weight.abs().sum())
+        _check_varies(values, used, adata, method)
+    scores = decoupler.scores(values, names, {"signature": used}, method)[:, 0]
+    weight_found = float(used.abs().sum() / weight.abs().sum())
     missing = weight.index[~present]
     if len(missing):
         warnings.warn(
@@ -134,9 +135,9 @@ def score_signature(
             f"of its weight) are not in adata, and do not count: {listed(missing)}.",
             stacklevel=2,
         )
-    genes = {"gene": weight.index.astype(str), "weight": weight.to_numpy(), "found": present}
+    genes = pd.DataFrame({"gene": weight.index.astype(str), "weight": weight.to_numpy()})
     record = {
-        "genes": pd.DataFrame(genes),
+        "genes": genes.assign(found=present),
         "n_genes": len(weight),
         "n_missing": len(missing),
         "weight_found": weight_found,
@@ -146,48 +147,42 @@ def score_signature(
     return target if copy else None
 
 
-def _log_counts(adata: AnnData, layer: str | None) -> tuple[sparse.csr_matrix, dict[str, int]]:
+def _log_counts(adata: AnnData, layer: str | None) -> tuple[Matrix, dict[str, int]]:
     """log(1 + counts per 10,000), and a note on the counts."""
     try:
         counts, note = noted_counts(adata, layer)
     except ValueError as error:
-        raise ValueError(
-            f"{error} If these are log-expression values, pass normalize=False."
-        ) from error
-    _checks.adata.no_empty_cells(np.asarray(counts.sum(axis=1)).ravel(), adata, layer or "X")
+        hint = "If these are log-expression values, pass normalize=False."
+        raise ValueError(f"{error} {hint}") from error
+    _checks.adata.no_empty_cells(counts.sum(axis=1).A1, adata, layer or "X")
     return log_normalised(counts), note
 
 
-def _log_values(
-    adata: AnnData, layer: str | None
-) -> tuple[np.ndarray | sparse.csr_matrix, dict[str, int]]:
+def _log_values(adata: AnnData, layer: str | None) -> tuple[Matrix, dict[str, int]]:
     """Values that are on a log scale already, dense if they were; there is nothing to note."""
     where = slot(adata, layer)
     values = stored(adata, where)
     if n := int((~np.isfinite(values.data)).sum()):
-        raise ValueError(f"{where.where} holds {n} values that are NaN or infinite; fill them.")
+        what = f"holds {n} values that are NaN or infinite; fill them"
+        raise ValueError(f"{where.where} {what}.")
     if are_whole(values.data):
-        raise ValueError(
-            f"{where.where} holds whole numbers only, so no log-expression; leave normalize=True "
-            "for raw counts."
-        )
+        remedy = "leave normalize=True for raw counts"
+        what = "holds whole numbers only, so no log-expression"
+        raise ValueError(f"{where.where} {what}; {remedy}.")
     is_dense = isinstance(where.values, np.ndarray)
     return (values.toarray() if is_dense else values).astype(np.float64), {}
 
 
-def _check_varies(
-    values: np.ndarray | sparse.csr_matrix, weight: pd.Series, adata: AnnData, method: str
-) -> None:
+def _check_varies(values: Matrix, weight: pd.Series, adata: AnnData, method: str) -> None:
     """Refuse cells with one value for all genes, and a signature without other genes."""
     if values.shape[1] == len(weight) and weight.nunique() == 1:
         raise ValueError(
             f"method={method!r} holds a signature against other genes, and adata has none but the "
             f"{len(weight)} of the signature; score an object with all genes."
         )
-    ends: list[Any] = [values.max(axis=1), values.min(axis=1)]
-    largest, smallest = (end.toarray().ravel() if sparse.issparse(end) else end for end in ends)
-    constant = adata.obs_names[largest == smallest]
-    if len(constant):
+    spread: Any = values.max(axis=1) - values.min(axis=1)
+    spread = spread.toarray().ravel() if sparse.issparse(spread) else spread
+    if len(constant := adata.obs_names[spread == 0]):
         raise ValueError(
             f"{len(constant)} cells have one value for all genes, so method={method!r} has no "
             f"score for them: {listed(constant)}; remove them."

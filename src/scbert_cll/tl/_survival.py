@@ -156,19 +156,21 @@ def survival(
     _check_sizes(compared, min_group)
     attrition.check_events(keys)
     for key in covariates:
-        attrition.require(clinical[key].notna(), f"{key} is missing (model with covariates only)")
+        why = f"{key} is missing (model with covariates only)"
+        attrition.require(clinical[key].notna(), why)
     given = clinical.iloc[rows]
     result = curves.survival(ends.take(rows), compared, name=groupby, covariates=given)
     for note in result["notes"]:
         warnings.warn(note, stacklevel=2)
     params |= {"groups": order, "strata": strata, "measure": "HR"}
-    _record.write(target, uns={key_added: result | {"flow": attrition.table(), "params": params}})
+    record = {**result, "flow": attrition.table(), "params": params}
+    _record.write(target, uns={key_added: record})
     return target if copy else None
 
 
 def _check_sizes(group: pd.Categorical, least: int) -> None:
-    sizes = dict(zip(group.categories, np.bincount(group.codes), strict=True))
-    if small := [f"{label!r} has {n}" for label, n in sizes.items() if n < least]:
+    sizes = group.value_counts().items()
+    if small := [f"{label!r} has {n}" for label, n in sizes if n < least]:
         raise ValueError(
             f"Every group needs {least} patients with an outcome; {', '.join(small)}. Merge "
             "groups, name the others in groups=[...], or lower min_group."

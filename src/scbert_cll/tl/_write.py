@@ -3,75 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
+from typing import Final, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _keys
+from scbert_cll._checks.words import refuse_given
 from scbert_cll._evaluation.metrics import score
 from scbert_cll._version import __version__
 from scbert_cll.model import ScBERT, ScBERTClassifier
+from scbert_cll.model.corpus.opened import NOT_OF_A_CORPUS
 from scbert_cll.model.linear.ensemble import Predictions, described
 
-_COMPARED = ("macro_f1", "balanced_accuracy", "auroc", "log_loss")
+type Columns = Mapping[str, str | None]  # by the argument that names them
+
+_NONE: Final[Columns] = {}
+
+_USUAL: Final = {
+    "layer": _keys.BINNED,
+    "split_key": _keys.SPLIT,
+    "weight_key": _keys.BALANCE_WEIGHT,
+    "donor_key": _keys.DONOR,
+    "key_added": _keys.SCBERT,
+}
+_COMPARED: Final = ("macro_f1", "balanced_accuracy", "auroc", "log_loss")
 
 
-@dataclass(frozen=True)
-class Slots:
+class Slots(NamedTuple):
     """Names of a model's results: `key_added` stands for ``scbert`` in each of them."""
 
-    key: str = _keys.SCBERT
+    key: str  # `uns` entry of tl.finetune
+    linear_proba: str  # `obsm` entry of the probabilities by the logistic regression
+    latent: str  # `obsm` entry of the embedding
+    pretrain: str  # `uns` entry of tl.pretrain
+    predict: str  # `uns` entry of tl.predict
+    pred: str  # `obs` column of the called classes
+    score: str  # `obs` column of their probability
+    proba: str  # `obsm` entry of the probabilities of all classes
 
-    @property
-    def pred(self) -> str:
-        """`obs` column of the called classes."""
-        return _keys.beside(self.key, "pred")
+    @classmethod
+    def of(cls, key: str = _keys.SCBERT) -> Self:
+        """All names; by default that of the logistic regression has no prefix."""
+        prefix = "" if key == _keys.SCBERT else f"{key}_"
+        parts = "pretrain", "predict", "pred", "score", "proba"
+        names = (f"{key}_{part}" for part in parts)
+        return cls(key, f"{prefix}{_keys.LINEAR_PROBA}", f"X_{key}", *names)
 
-    @property
-    def score(self) -> str:
-        """`obs` column of their probability."""
-        return _keys.beside(self.key, "score")
-
-    @property
-    def proba(self) -> str:
-        """`obsm` entry of the probabilities of all classes."""
-        return _keys.beside(self.key, "proba")
-
-    @property
-    def linear_proba(self) -> str:
-        """`obsm` entry of the same of the logistic regression; without a prefix by default."""
-        is_default = self.key == _keys.SCBERT
-        return _keys.LINEAR_PROBA if is_default else f"{self.key}_{_keys.LINEAR_PROBA}"
-
-    @property
-    def latent(self) -> str:
-        """`obsm` entry of the embedding."""
-        return f"X_{self.key}"
-
-    @property
-    def pretrain(self) -> str:
-        """`uns` entry of tl.pretrain; that of tl.finetune is `key`."""
-        return f"{self.key}_pretrain"
-
-    @property
-    def predict(self) -> str:
-        """`uns` entry of tl.predict."""
-        return f"{self.key}_predict"
-
-    def check(
-        self,
-        tokens: str,
-        obs: Mapping[str, str | None] | None = None,
-        obsm: Mapping[str, str | None] | None = None,
-    ) -> None:
+    def check(self, tokens: str, obs: Columns = _NONE, obsm: Columns = _NONE) -> None:
         """Refuse a name that no file holds, or under which something is that is read here."""
         _checks.adata.new_key(self.key, [tokens], stems=("", "_pretrain", "_predict"))
         in_obs, in_obsm = (self.pred, self.score), (self.proba, self.linear_proba, self.latent)
         for slot, inputs, written in (("obs", obs, in_obs), ("obsm", obsm, in_obsm)):
-            for name, key in (inputs or {}).items():
+            for name, key in inputs.items():
                 if key in written:
                     copied = f"adata.{slot}['my_{key}'] = adata.{slot}[{key!r}]"
                     raise ValueError(
@@ -80,9 +66,17 @@ class Slots:
                     )
 
 
-def record(model: ScBERT | ScBERTClassifier, params: Mapping[str, Any]) -> dict[str, Any]:
+def usual(**names: str | None) -> None:
+    """Refuse names of what a corpus has not, unless they are those that nobody chose."""
+    chosen = {name: key not in (None, _USUAL.get(name)) for name, key in names.items()}
+    refuse_given(chosen, NOT_OF_A_CORPUS)
+
+
+def record(
+    model: ScBERT | ScBERTClassifier, params: Mapping[str, object], **further: object
+) -> dict[str, object]:
     """An entry of `uns`: parameters, network, version, and the training history."""
-    history = model.history or {}
+    history = (model.history or {}).items()
     return {
         "params": dict(params) | {"layer": model.layer},
         "network": asdict(model.config),
@@ -90,7 +84,8 @@ def record(model: ScBERT | ScBERTClassifier, params: Mapping[str, Any]) -> dict[
         "n_genes_missing": max(0, model.missing_[0]),
         "version": __version__,
         **({"linear": linear} if (linear := described(model)) else {}),
-        "history": {name: frame.iloc[:, 0].to_numpy(np.float64) for name, frame in history.items()},
+        "history": {name: table.iloc[:, 0].to_numpy(np.float64) for name, table in history},
+        **further,
     }
 
 
@@ -100,7 +95,7 @@ def predictions(
     slots: Slots,
     *,
     unassigned_below: float | None = None,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, dict[str, object]]:
     """Slots of classes, their probability, all probabilities, the linear part's, the embedding."""
     values = parts.joined.to_numpy()
     score = values.max(1)
@@ -119,7 +114,8 @@ def predictions(
 def called(model: ScBERTClassifier, unassigned_below: float | None) -> list[str]:
     """What a cell can be called: a class, or unassigned where that may be."""
     unassigned = [] if unassigned_below is None else [_keys.UNASSIGNED]
-    return list(dict.fromkeys([*model.classes, *unassigned]))  # a class may be called so, too
+    # a class may be called so, too
+    return list(dict.fromkeys([*model.classes, *unassigned]))
 
 
 def comparison(adata: AnnData, parts: Predictions, labels_key: str, split_key: str) -> pd.DataFrame:
@@ -133,14 +129,15 @@ def comparison(adata: AnnData, parts: Predictions, labels_key: str, split_key: s
         "network": parts.network,
         "predicted": parts.joined,
     }
-    rows: list[dict[str, Any]] = []
+    rows = []
     for part in (_keys.VAL, _keys.TEST):
         cells = np.flatnonzero((split == part) & (codes >= 0))
         for name, table in models.items():
-            if not len(cells) or table is None:
-                continue
-            truth, proba = codes[cells].astype(int), table.to_numpy(np.float64)[cells]
-            proba = proba / proba.sum(1, keepdims=True)
-            scores = {metric: score(metric, truth, proba, classes).value for metric in _COMPARED}
-            rows.append({"part": part, "model": name, "n_cells": len(cells)} | scores)
-    return pd.DataFrame(rows, columns=["part", "model", "n_cells", *_COMPARED]).rename(index=str)
+            if len(cells) and table is not None:
+                proba = table.to_numpy(np.float64)[cells]
+                proba = proba / proba.sum(1, keepdims=True)
+                given = codes[cells].astype(int), proba, classes
+                scores = [score(metric, *given).value for metric in _COMPARED]
+                rows.append((part, name, len(cells), *scores))
+    columns = ["part", "model", "n_cells", *_COMPARED]
+    return pd.DataFrame(rows, columns=columns).rename(index=str)

@@ -16,8 +16,8 @@ LEVEL: Final = 0.05
 SIGNATURE, ATTENTION, ABUNDANCE = "signature", "attention", "abundance"  # subjects
 SUFFICIENCY, COMPREHENSIVENESS = "sufficiency", "comprehensiveness"
 PERMUTED, STABILITY = "permuted labels", "stability"
-CHROMOSOME, FAMILIES, SETS, REFERENCE = "chromosome 12", "families", "gene sets", "reference genes"
-CONTAMINATION = "other cells"
+CHROMOSOME, FAMILIES, CONTAMINATION = "chromosome 12", "families", "other cells"
+SETS, REFERENCE = "gene sets", "reference genes"
 NUMBERS: Final = ("value", "low", "high", "null", "null_high", "p")
 _COUNTED: Final = (PERMUTED, SETS, CONTAMINATION)
 
@@ -69,17 +69,17 @@ def table(criteria: Iterable[Criterion]) -> pd.DataFrame:
 def markdown(gates: pd.DataFrame) -> list[str]:
     """A row per criterion, a column per subject; below, the notes."""
     subjects = list(dict.fromkeys(gates["subject"]))
-    lines = [f"| gate | {' | '.join(subjects)} | passes if |", "|" + " --- |" * (len(subjects) + 2)]
+    lines = [f"| gate | {' | '.join(subjects)} | passes if |"]
+    lines.append("|" + " --- |" * (len(subjects) + 2))
     for name, rows in gates.groupby("gate", sort=False):
         by_subject = {row["subject"]: _cell(row) for _, row in rows.iterrows()}
         cells = [by_subject.get(subject, "") for subject in subjects]
         rule = next((text for text in rows["rule"] if text), "")
         lines.append(f"| {name} | {' | '.join(cells)} | {rule} |")
-    notes = [
-        f"- {', '.join(dict.fromkeys(rows['gate']))} "
-        f"({', '.join(dict.fromkeys(rows['subject']))}): {note}"
-        for note, rows in gates[gates["note"] != ""].groupby("note", sort=False)
-    ]
+    notes = []
+    for note, rows in gates[gates["note"] != ""].groupby("note", sort=False):
+        names, who = (", ".join(rows[column].unique()) for column in ("gate", "subject"))
+        notes.append(f"- {names} ({who}): {note}")
     return [*lines, "", *notes] if notes else lines
 
 
@@ -88,8 +88,8 @@ def _cell(row: pd.Series) -> str:
     if row["passed"] == NOT_RUN:
         return NOT_RUN
     gate = str(row["gate"])
-    null = [f"null {short(row['null'], gate)}"] if np.isfinite(row["null"]) else []
-    null += [f"p {row['p']:.2g}"] if np.isfinite(row["p"]) else []
+    null = [f"null {short(row['null'], gate)}"] * bool(np.isfinite(row["null"]))
+    null += [f"p {row['p']:.2g}"] * bool(np.isfinite(row["p"]))
     word = {YES: "yes", NO: "**no**"}.get(row["passed"], "")
     number = short(row["value"], gate) + (f" ({', '.join(null)})" if null else "")
     return f"{word} {number}".strip()

@@ -11,7 +11,6 @@ import pandas as pd
 from scbert_cll._signature.data import PseudobulkData
 from scbert_cll._signature.procedure import find
 from scbert_cll._signature.report.criteria import SIGNATURE
-from scbert_cll._signature.report.stability import Stability, stability
 
 
 @dataclass(frozen=True)
@@ -33,18 +32,11 @@ class Ranking:
         score = self.score(left_out)
         return self.genes[largest(score, len(score))].tolist()
 
-    def stability(self, k: int, run: int) -> Stability:
-        """Stability of the first k genes, leaving out one donor at a time."""
-        chosen = np.zeros((len(self.donors), len(self.genes)), dtype=bool)
-        for i, donor in enumerate(self.donors):
-            chosen[i, largest(self.score([donor], run), k)] = True
-        return stability(chosen)
-
 
 def abundance(data: PseudobulkData, permuted: list[PseudobulkData]) -> Ranking:
     """Ranking by the mean log2 sum of the positive cells."""
-    samples = [run.design.samples for run in (data, *permuted)]
-    values = np.stack([one.log[one.code == len(data.classes) - 1] for one in samples])
+    designs = [run.design for run in (data, *permuted)]
+    values = np.stack([design.log[design.last] for design in designs])
     donors = data.complete_donors
     return Ranking(values, np.ones(len(donors)), donors, data.tested.genes)
 
@@ -72,12 +64,13 @@ class Comparison:
         signature = find(self.data.without(left_out))
         names = signature.genes["gene"].tolist() if len(signature.genes) else []
         lists = {SIGNATURE: (names, len(signature.selected))}
-        lists |= {name: (one.order(left_out), self.k) for name, one in self.rankings.items()}
-        places = {
-            name: self.data.tested.genes.get_indexer(pd.Index(genes, dtype=object))
-            for name, (genes, _) in lists.items()
-        }
-        return {name: (places[name][places[name] >= 0], n) for name, (_, n) in lists.items()}
+        for name, ranking in self.rankings.items():
+            lists[name] = ranking.order(left_out), self.k
+        tested, orders = self.data.tested.genes, {}
+        for name, (genes, n) in lists.items():
+            places = tested.get_indexer(pd.Index(genes, dtype=object))
+            orders[name] = places[places >= 0], n
+        return orders
 
 
 def largest(values: np.ndarray, k: int) -> np.ndarray:

@@ -1,10 +1,11 @@
-"""The data of a cross-validation: counts, labels, donors, and the folds of them."""
+"""The data of a cross-validation, and what every model predicts of held-out cells."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,11 @@ from scbert_cll._checks.words import listed
 from scbert_cll._evaluation.folds import Fold, Scheme, outer_folds
 from scbert_cll._evaluation.intervals import OutOfFold
 from scbert_cll._evaluation.leakage.duplicates import profile_hashes
+from scbert_cll._evaluation.store import Done, FoldStore, fingerprint
 from scbert_cll._keys import slot_name
+from scbert_cll._process import Bar, as_it_was, calm
+from scbert_cll._version import __version__
+from scbert_cll.estimators import CellEstimator, ScBERTEstimator, seeded
 from scbert_cll.estimators._base import counts_only
 
 PROTEIN = "protein"  # where estimators look for it
@@ -70,8 +75,7 @@ class Task:
         _checks.adata.no_empty_cells(totals, adata, slot_name(layer))
         if protein_key is not None:
             cells.obsm[PROTEIN] = _checks.adata.protein_counts(adata, protein_key)
-        kind = labels.dtype
-        ordered = isinstance(kind, pd.CategoricalDtype) and bool(kind.ordered)
+        ordered = bool(getattr(labels.dtype, "ordered", False))  # of categories
         return cls(cells, codes, classes, ordered, groups, note | not_donors)
 
     @property
@@ -80,20 +84,19 @@ class Task:
         return sparse.csr_matrix(self.cells.X)
 
     def folds(self, scheme: Scheme, n_splits: int, n_repeats: int, seed: int) -> list[Fold]:
-        """Folds of the cells that have a donor, where there are donors."""
+        """Folds of the cells that have a donor, where there are donors.
+
+        No expression profile may be on both sides of one.
+        """
         rows, donors = np.arange(len(self.codes)), None
         if self.groups is not None:
             rows = np.flatnonzero(pd.notna(self.groups))
             donors = self.groups[rows].astype(str)
-        y = self.codes[rows]
-        folds = outer_folds(y, donors, scheme, n_splits, n_repeats, seed)
-        return [Fold(f.repeat, f.fold, rows[f.train], rows[f.test]) for f in folds]
-
-    def no_twins(self, folds: Sequence[Fold]) -> None:
-        """Refuse an expression profile that is on both sides of a fold."""
-        profile = pd.factorize(profile_hashes(self.counts))[0]
-        for fold in folds:
-            shared = np.intersect1d(profile[fold.train], profile[fold.test])
+        profile, folds = pd.factorize(profile_hashes(self.counts))[0], []
+        parts = outer_folds(self.codes[rows], donors, scheme, n_splits, n_repeats, seed)
+        for repeat, fold, train, test in parts:
+            folds.append(Fold(repeat, fold, rows[train], rows[test]))
+            shared = np.intersect1d(profile[rows[train]], profile[rows[test]])
             if len(shared):
                 names = self.cells.obs_names[np.isin(profile, shared)]
                 raise ValueError(
@@ -101,6 +104,7 @@ class Task:
                     f"a fold ({listed(names)}): copies of a cell in training and test make any "
                     f"model look good. Remove them; tl.leakage_audit lists them."
                 )
+        return folds
 
     def donors_of(self, rows: np.ndarray) -> list[str] | None:
         """Donor of each of these cells."""
@@ -133,32 +137,106 @@ class Task:
         self, proba: Mapping[str, np.ndarray], baselines: list[str], folds: Sequence[Fold]
     ) -> OutOfFold:
         """Predictions (repeats, cells, classes) of the labelled cells by model."""
-        labelled = self.codes >= 0
-        fold_of = np.full((len(next(iter(proba.values()))), len(labelled)), -1)
+        scored = self.codes >= 0
+        folds_of = np.full((folds[-1].repeat + 1, len(scored)), -1)
         for fold in folds:
-            fold_of[fold.repeat, fold.test] = fold.fold
-        return OutOfFold(
-            self.classes,
-            self.ordered,
-            self.codes[labelled],
-            None if self.groups is None else self.groups[labelled],
-            {name: values[:, labelled] for name, values in proba.items()},
-            baselines,
-            fold_of[:, labelled],
-        )
+            folds_of[fold.repeat, fold.test] = fold.fold
+        y, of_cells = self.codes[scored], folds_of[:, scored]
+        donors = None if self.groups is None else self.groups[scored]
+        of_models = {name: values[:, scored] for name, values in proba.items()}
+        known = self.classes, self.ordered, y, donors
+        return OutOfFold(*known, of_models, baselines, of_cells)
 
     def fold_table(self, folds: Sequence[Fold]) -> pd.DataFrame:
         """Who trains and who is tested in each fold."""
         rows = []
+        for repeat, fold, train, test in folds:
+            trained, tested = (set(self.donors_of(part) or ()) for part in (train, test))
+            codes = self.codes[train][self.codes[train] >= 0]
+            absent = [name for i, name in enumerate(self.classes) if i not in codes]
+            row = {"repeat": repeat, "fold": fold, "test_donors": ", ".join(sorted(tested))}
+            row |= {"n_train_donors": len(trained), "n_test_donors": len(tested)}
+            row |= {"n_train": len(codes), "n_test": len(test)}
+            note = f"no training cell of {listed(absent)}" if absent else ""
+            rows.append(row | {"note": note})
+        return pd.DataFrame(rows).rename(index=str)
+
+
+class Model(NamedTuple):
+    """An estimator and its name."""
+
+    name: str
+    estimator: CellEstimator
+
+    @property
+    def rows(self) -> list[str]:
+        """Rows of the tables that it fills: its own, and one for each part of it."""
+        return [self.name, *(f"{self.name}_{part}" for part in self.estimator.parts)]
+
+    @property
+    def baselines(self) -> list[str]:
+        """Rows of any other model, and that of the linear part of ours."""
+        if not isinstance(self.estimator, ScBERTEstimator):
+            return self.rows
+        return [row for row in self.rows if row == f"{self.name}_linear"]
+
+
+def predict(
+    task: Task,
+    models: Sequence[Model],
+    folds: Sequence[Fold],
+    store: FoldStore,
+    seed: int,
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Out-of-fold probabilities (repeats, cells, classes) and mean seconds per fold, by model."""
+    shape = (folds[-1].repeat + 1, len(task.codes), len(task.classes))
+    rows = [row for model in models for row in model.rows]
+    proba = {row: np.full(shape, np.nan, np.float32) for row in rows}
+    seconds = dict.fromkeys((model.name for model in models), 0.0)
+    protein = np.asarray(task.cells.obsm.get(PROTEIN, np.zeros(0)))
+    counts, genes = task.counts, list(task.cells.var_names)
+    data = fingerprint(counts.data, counts.indices, counts.indptr, genes, protein)
+    with Bar(total=len(folds) * len(models), unit="fit", disable=None) as bar:
         for fold in folds:
-            trained, tested = (set(self.donors_of(rows) or ()) for rows in (fold.train, fold.test))
-            labelled = fold.train[self.codes[fold.train] >= 0]
-            absent = set(range(len(self.classes))) - set(self.codes[labelled])
-            names = listed(self.classes[code] for code in sorted(absent))
-            note = f"no training cell of {names}" if absent else ""
-            donors = (", ".join(sorted(tested)), len(trained), len(tested))
-            row = (fold.repeat, fold.fold, *donors, len(labelled), len(fold.test), note)
-            rows.append(row)
-        columns = ["repeat", "fold", "test_donors", "n_train_donors", "n_test_donors"]
-        columns += ["n_train", "n_test", "note"]
-        return pd.DataFrame(rows, columns=columns).rename(index=str)
+            entropy = np.random.SeedSequence([seed, fold.repeat, fold.fold])
+            of_fold = int(entropy.generate_state(1)[0] % 2**31)
+            where = f"repeat {fold.repeat + 1}, fold {fold.fold + 1}"
+            for name, estimator in models:
+                bar.set_description(f"{name}, {where}")
+                model = Model(name, seeded(estimator, of_fold))
+                try:
+                    done = _predict_fold(task, model, fold, store, data)
+                except Exception as error:
+                    error.add_note(f"While cross-validating {name!r}, {where}.")
+                    raise
+                for row, part in zip(model.rows, done.proba, strict=True):
+                    proba[row][fold.repeat, fold.test] = part
+                seconds[name] += done.seconds / len(folds)
+                bar.update()
+    return proba, seconds
+
+
+def _predict_fold(task: Task, model: Model, fold: Fold, store: FoldStore, data: str) -> Done:
+    """Fit to the training part and predict the test part, or take over an earlier run."""
+    _, _, train, test = fold
+    name, estimator = model
+    given = task.codes[train], train, test, task.donors_of(train)
+    key = fingerprint(data, *given, estimator, __version__)
+    shape = (len(model.rows), len(test), len(task.classes))
+    stored = store.load(name, key)
+    if stored and stored.proba.shape == shape and np.isfinite(stored.proba).all():
+        return stored
+    start = time.perf_counter()
+    with calm(), as_it_was():  # whoever's model it is
+        fitted, proba = estimator.fit(*task.train(train)), np.zeros(shape, np.float32)
+        columns = [task.classes.index(str(c)) for c in fitted.classes_]
+        proba[:, :, columns] = fitted.predict_parts(task.test(test))
+    bad = ~np.isfinite(proba).all(axis=(0, 2))
+    if bad.any():
+        raise ValueError(
+            f"{type(estimator).__name__} gives probabilities that are not finite for {bad.sum()} "
+            f"of {len(bad)} test cells. Fix the model, or leave it out of models=."
+        )
+    done = Done(proba, time.perf_counter() - start)
+    store.save(name, key, done)
+    return done

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,8 @@ from scbert_cll._evaluation import folds, intervals
 from scbert_cll._evaluation import metrics as _metrics
 from scbert_cll._evaluation.store import FoldStore
 from scbert_cll._version import __version__
-from scbert_cll.estimators import ScBERTEstimator, as_estimator, available
-from scbert_cll.tl._cross_validate.predictions import Model, predict
-from scbert_cll.tl._cross_validate.task import Task
+from scbert_cll.estimators import as_estimator, available
+from scbert_cll.tl._cross_validate.task import Model, Task, predict
 
 DEFAULT_MODELS = ("majority", "gene_only", "logistic_l2", "scbert")
 
@@ -153,16 +153,9 @@ def cross_validate(
     number_in(rng, "rng", 0, np.inf, whole=True)
     chosen = _models(models, gene)
     parts = task.folds(scheme, n_splits, n_repeats, rng)
-    task.no_twins(parts)
     target = _checks.adata.target(adata, copy=copy)
-    proba, seconds = predict(task, chosen, parts, n_repeats, FoldStore(checkpoint), rng)
-    # any other model, and the linear part of ours
-    baselines = [
-        row
-        for model in chosen
-        for row in model.rows
-        if not isinstance(model.estimator, ScBERTEstimator) or row == f"{model.name}_linear"
-    ]
+    proba, seconds = predict(task, chosen, parts, FoldStore(checkpoint), rng)
+    baselines = [row for model in chosen for row in model.baselines]
     evaluation = intervals.tables(
         task.out_of_fold(proba, baselines, parts),
         metrics=list(metrics),
@@ -170,23 +163,22 @@ def cross_validate(
         positive_from=positive_from,
         seed=rng,
     )
-    params |= {"models": list(proba), "baselines": baselines, "version": __version__} | task.note
+    params |= {"models": list(proba), "baselines": baselines, "version": __version__}
+    times = pd.DataFrame(seconds.items(), columns=["model", "seconds"])
     record = {
-        "params": params,
+        "params": params | task.note,
         "classes": np.array(task.classes),
         "folds": task.fold_table(parts),
-        "seconds": pd.DataFrame(seconds.items(), columns=["model", "seconds"]).rename(index=str),
+        "seconds": times.rename(index=str),
         "ordered": task.ordered,
         "unit": evaluation.unit,
         "n_units": evaluation.n_units,
         **evaluation.tables,
     }
+    called = {name: task.called(values.mean(0)) for name, values in proba.items()}
     obsm = {
-        _keys.beside(key_added, "proba"): _proba_table(target, task, proba),
-        _keys.beside(key_added, "pred"): pd.DataFrame(
-            {name: task.called(values.mean(0)) for name, values in proba.items()},
-            index=target.obs_names,
-        ),
+        _keys.beside(key_added, "proba"): _proba_table(task, proba),
+        _keys.beside(key_added, "pred"): pd.DataFrame(called, target.obs_names),
     }
     _record.write(target, obsm=obsm, uns={key_added: record})
     return target if copy else None
@@ -194,32 +186,28 @@ def cross_validate(
 
 def _models(models: Sequence[str] | Mapping[str, Any], gene: str) -> list[Model]:
     """Estimators by name, in the order in which they are given."""
-    by_name = dict(models) if isinstance(models, Mapping) else {name: name for name in models}
-    if not by_name:
-        raise ValueError("models names no model; see scbert_cll.estimators.available().")
-    for name in by_name:
+    named = models if isinstance(models, Mapping) else {name: name for name in models}
+    if not named:
+        offer = "scbert_cll.estimators.available()"
+        raise ValueError(f"models names no model; see {offer}.")
+    ready, chosen = available(gene), []
+    for name, model in named.items():
         if not isinstance(name, str) or not name or set(name) & set("|/"):
-            raise ValueError(f"A model's name may be any text without | and /; found {name!r}.")
-    ready = available(gene)
-    for model in by_name.values():
+            what = "any text without | and /"
+            raise ValueError(f"A model's name may be {what}; found {name!r}.")
         if isinstance(model, str):
             key_in(model, ready, "the models that go by a name")
-    chosen = [
-        Model(name, ready[model] if isinstance(model, str) else as_estimator(model))
-        for name, model in by_name.items()
-    ]
-    for model in chosen:
-        model.estimator.check()
+        estimator = ready[model] if isinstance(model, str) else as_estimator(model)
+        chosen.append(Model(name, estimator))
+    for _, estimator in chosen:
+        estimator.check()
     return chosen
 
 
-def _proba_table(adata: AnnData, task: Task, proba: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def _proba_table(task: Task, proba: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Probabilities of each cell (cells × "model|repeat|class")."""
-    columns = {
-        (name, repeat, label): values[repeat, :, i]
-        for name, values in proba.items()
-        for repeat in range(len(values))
-        for i, label in enumerate(task.classes)
-    }
-    table = pd.DataFrame(dict(enumerate(columns.values())), index=adata.obs_names)
-    return table.set_axis(_names.columns_of(*zip(*columns, strict=True)), axis=1)
+    repeats = range(len(next(iter(proba.values()))))
+    columns = list(product(proba, repeats, task.classes))
+    values = [part for of_model in proba.values() for part in of_model]
+    names = _names.columns_of(*zip(*columns, strict=True))
+    return pd.DataFrame(np.hstack(values), task.cells.obs_names, names)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _docs, _keys, _record, get
+from scbert_cll import _checks, _docs, _keys, _names, _record, get
 from scbert_cll._checks.words import key_in, listed, number_in
 from scbert_cll._process import as_it_was
 from scbert_cll.tl._patient_cd49d import calibration
-from scbert_cll.tl._patient_cd49d.predictions import of_matrix, out_of_fold, recorded
 
 _MEASURED: Final = (
     *("n_cells", "n_measured", "pct_measured", "pct_measured_low", "pct_measured_high"),
@@ -173,8 +172,8 @@ def patient_cd49d(
     number_in(min_cells, "min_cells", 1, np.inf, whole=True)
     labels_key = labels_key or key
     table = get.donor_table(adata, key=key).rename(index=str)
-    of_labels = adata.uns[key].get("params", {})
-    recorded(of_labels, f"pp.label_cd49d (key {key!r})", donor_key=donor_key)
+    params_of_labels = adata.uns[key].get("params", {})
+    _same(params_of_labels, f"pp.label_cd49d (key {key!r})", donor_key=donor_key)
     counted = _counted(adata, donor_key, key, cells)
     donor = _checks.people.donors(adata, donor_key, cells=counted)
     not_donors = _checks.people.left_out(donor)
@@ -182,9 +181,10 @@ def patient_cd49d(
     donor = donor[counted]
     of_patients = _of_patients(adata, donor, obs_keys)
     if model is None:
-        predictions = of_matrix(adata, donor, proba_key, split_key, labels_key)
+        predictions = _of_matrix(adata, donor, proba_key, split_key, labels_key)
     else:
-        predictions = out_of_fold(adata, donor, model, cv_key, donor_key, labels_key)
+        keys = {"labels_key": labels_key, "donor_key": donor_key}
+        predictions = _out_of_fold(adata, donor, model, cv_key, keys)
     patients, note = _sums(adata, counted, donor, layer)
     obs = _measured(table, donor, patients.obs_names)
     record: dict[str, Any] = {"predictions": predictions.source}
@@ -199,30 +199,32 @@ def patient_cd49d(
         obs["cd49d_predicted"] = calibration.call(obs, positive_from)
         obs, record["calibration"] = obs[[*_MEASURED, *_PREDICTED]], others
     patients.obs = obs.join(of_patients)
-    params |= {"labels_key": labels_key, "positive_from": float(positive_from)} | note | not_donors
-    _record.write(patients, uns={key_added: record | {"params": params}})
+    params |= {"labels_key": labels_key, "positive_from": float(positive_from)}
+    record["params"] = params | note | not_donors
+    _record.write(patients, uns={key_added: record})
     return patients
 
 
 def _counted(adata: AnnData, donor_key: str, key: str, cells: Any) -> np.ndarray:
     """Cells to count: those given, or those that were gated, and all of donors without any."""
     if cells is not None:
-        cells = cells.reindex(adata.obs_names) if isinstance(cells, pd.Series) else cells
+        if isinstance(cells, pd.Series):
+            cells = cells.reindex(adata.obs_names)
         return _checks.adata.cells(adata, cells, "cells")
     # a score is given to gated cells only
     gated = _checks.adata.obs_column(adata, _keys.score(key)).notna()
     donor = _checks.people.donors(adata, donor_key, allow_missing=True, quiet=True)
     missing = cast("pd.DataFrame", adata.obs)[donor_key].isna()
-    return np.asarray(gated | missing | (donor.notna() & ~donor.isin(donor[gated].dropna())))
+    is_gated = donor.isin(donor[gated].dropna())  # some cell of this donor
+    return np.asarray(gated | missing | (donor.notna() & ~is_gated))
 
 
 def _of_patients(adata: AnnData, donor: pd.Series, keys: Sequence[str]) -> pd.DataFrame:
     """Columns of `obs` with one value per donor, by donor."""
     obs = cast("pd.DataFrame", adata.obs).loc[donor.index]
     if same := sorted(set(keys) & {*_MEASURED, *_PREDICTED}):
-        raise ValueError(
-            f"obs_keys names columns that are made here: {listed(same)}; rename them in adata.obs."
-        )
+        remedy = "rename them in adata.obs"
+        raise ValueError(f"obs_keys names columns that are made here: {listed(same)}; {remedy}.")
     for key in keys:
         key_in(key, obs, "adata.obs")
         n_values = obs[key].groupby(donor, observed=True).nunique(dropna=False)
@@ -242,8 +244,9 @@ def _sums(
 
     counts, note = _checks.counts.noted_counts(adata, layer)
     by_donor = pd.DataFrame({_keys.DONOR: pd.Categorical(donor)}, index=donor.index)
+    cells = AnnData(counts[counted], obs=by_donor)
     with as_it_was():  # numba's threads
-        sums = sc.get.aggregate(AnnData(counts[counted], obs=by_donor), _keys.DONOR, "sum")
+        sums = sc.get.aggregate(cells, _keys.DONOR, "sum")
     obs = pd.DataFrame(index=by_donor[_keys.DONOR].cat.categories.astype(object))
     values = np.asarray(sums.layers["sum"], dtype=np.float64)
     return AnnData(values, obs=obs, var=cast("pd.DataFrame", adata.var).copy()), note
@@ -251,14 +254,78 @@ def _sums(
 
 def _measured(table: pd.DataFrame, donor: pd.Series, names: pd.Index) -> pd.DataFrame:
     """Columns of what the protein says; missing for donors without gated cells."""
-    renamed = {
-        "n_cells": "n_measured",
-        "pct_positive": "pct_measured",
-        "ci_low": "pct_measured_low",
-        "ci_high": "pct_measured_high",
-    }
-    measured = table.rename(columns=renamed).reindex(names)
+    old = "n_cells", "pct_positive", "ci_low", "ci_high"
+    measured = table.rename(columns=dict(zip(old, _MEASURED[1:5], strict=True))).reindex(names)
     measured["n_cells"] = donor.value_counts().reindex(names)
     measured["n_measured"] = measured["n_measured"].fillna(0)
     types = {"n_cells": np.int64, "n_measured": np.int64, "bimodal": np.float64}
     return measured[list(_MEASURED)].astype(types)
+
+
+class _Predictions(NamedTuple):
+    """Probability of positive by cell, donors the model learned from, and where it is from.
+
+    None: there is none.
+    """
+
+    positive: pd.Series | None
+    trained: set[str]
+    source: str
+
+
+def _same(params: Mapping[str, object], step: str, **keys: str | None) -> None:
+    """Refuse other keys than an earlier step recorded; of some it recorded nothing."""
+    for name, key in keys.items():
+        recorded = params.get(name)
+        if recorded is not None and str(recorded) != str(key):
+            both = f"{name}={str(recorded)!r}, here it is {str(key)!r}"
+            raise ValueError(f"{step} has {both}; pass the same to both.")
+
+
+def _of_matrix(
+    adata: AnnData, donor: pd.Series, key: str, split_key: str | None, labels_key: str
+) -> _Predictions:
+    """Of `obsm`, as a model wrote them."""
+    if key not in adata.obsm:
+        why = f"{key!r} is not in adata.obsm, and no model= of tl.cross_validate was named"
+        return _Predictions(None, set(), f"none: {why}")
+    proba, where = adata.obsm[key], f"adata.obsm[{key!r}]"
+    if not isinstance(proba, pd.DataFrame):
+        what = "a DataFrame, cells × classes, as tl.predict writes it"
+        raise TypeError(f"{where} must be {what}; found {type(proba).__name__}.")
+    if key == _keys.PROBA:
+        # the latter wrote the probabilities, if it is there
+        made = adata.uns.get(_keys.SCBERT_PREDICT, adata.uns.get(_keys.SCBERT, {}))
+        keys = {"labels_key": labels_key, "split_key": str(split_key)}
+        _same(made.get("params", {}), f"The model of {where}", **keys)
+    trained: set[str] = set()
+    if split_key is not None:
+        remedy = (
+            "Which donors did the model learn from? Name the column of the split, or pass "
+            "split_key=None if no donor of adata trained it."
+        )
+        key_in(split_key, cast("pd.DataFrame", adata.obs), "adata.obs", remedy)
+        part = _checks.adata.split(adata, split_key, need=()).loc[donor.index]
+        # fitted to, or chosen on
+        trained = set(donor[part.isin([_keys.TRAIN, _keys.VAL])])
+    label = _names.own(str(proba.columns[-1]), adata.uns)
+    return _Predictions(proba.iloc[:, -1], trained, f"{where}, class {label!r}")
+
+
+def _out_of_fold(
+    adata: AnnData, donor: pd.Series, model: str, cv_key: str, keys: dict[str, str]
+) -> _Predictions:
+    """Mean over repeats of the predictions for donors that the models had not seen.
+
+    With folds of cells they had.
+    """
+    key_in(cv_key, adata.uns, "adata.uns", "Run tl.cross_validate first.")
+    record = adata.uns[cv_key]
+    params, label = record["params"], str(record["classes"][-1])
+    _same(params, f"tl.cross_validate (key {cv_key!r})", **keys)
+    table = get.out_of_fold(adata, model=model, key=cv_key)
+    positive = table[f"proba_{label}"].groupby(level=0).mean().reindex(adata.obs_names)
+    scheme = params["scheme"]
+    seen = set(donor) if scheme == "random_cell" else set()
+    where = f"{model!r} (adata.uns[{cv_key!r}], {scheme}), class {label!r}"
+    return _Predictions(positive, seen, f"out of fold by {where}")

@@ -143,7 +143,7 @@ class Job:
             return {f"obsm/{_keys.X_SCBERT}": latent}
         parts = self.model.predict_parts(cells, batch_size=n)
         slots = _write.predictions(
-            self.model, parts, _write.Slots(), unassigned_below=self.unassigned_below
+            self.model, parts, _write.Slots.of(), unassigned_below=self.unassigned_below
         )
         arrays: dict[str, np.ndarray] = {}
         paths = [(slot, key) for slot in slots for key in slots[slot]]

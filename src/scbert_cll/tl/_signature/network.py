@@ -49,24 +49,19 @@ def network_evidence(
     groups = _labelled(adata, rows, source.donors.iloc[rows])
     attribution = model.get_gene_attribution(groups, adata, target=target, batch_size=batch_size)
     by_donor = attribution.values.reindex(genes["gene"])
-    columns = pd.DataFrame(
-        {"attribution": by_donor.mean(axis=1), "attribution_z": _z(by_donor, genes)}
-    )
+    mean = by_donor.mean(axis=1)
+    columns = pd.DataFrame({"attribution": mean, "attribution_z": _z(by_donor, genes)})
     columns["attention"] = np.nan
     positive = np.intersect1d(rows, source.rows[data.positive])
     if len(positive):
         of_class = _labelled(adata, positive, target)
         attention = model.get_gene_attention(of_class, adata, batch_size=batch_size)
         columns["attention"] = attention[target]
-    columns.index = genes.index
-    large = columns["attribution"].abs() > threshold(columns["attribution"].dropna().to_numpy())
-    columns["attribution_agrees"] = large & (np.sign(columns["attribution"]) == genes["sign"])
-    facts = {
-        "auroc_within": auroc,
-        "attribution_cells": name,
-        "n_attribution_donors": by_donor.shape[1],
-    }
-    return columns, facts
+    large = mean.abs() > threshold(mean.dropna().to_numpy())
+    columns["attribution_agrees"] = large & (np.sign(mean) == genes["sign"].to_numpy())
+    facts = {"auroc_within": auroc, "attribution_cells": name}
+    facts["n_attribution_donors"] = by_donor.shape[1]
+    return columns.set_axis(genes.index), facts
 
 
 def _labelled(adata: AnnData, rows: np.ndarray, labels: pd.Series | str) -> pd.Series:
@@ -85,8 +80,8 @@ def _new_to_network(adata: AnnData, split_key: str) -> tuple[np.ndarray, str]:
             stacklevel=4,
         )
         return np.ones(adata.n_obs, dtype=bool), "any"
-    parts = _checks.adata.split(adata, split_key, need=()).to_numpy()
-    return np.isin(parts, [_keys.TEST, _keys.VAL]), "test or validation cells"
+    parts = _checks.adata.split(adata, split_key, need=())
+    return parts.isin([_keys.TEST, _keys.VAL]).to_numpy(), "test or validation cells"
 
 
 def _z(by_donor: pd.DataFrame, genes: pd.DataFrame) -> pd.Series:
@@ -94,9 +89,10 @@ def _z(by_donor: pd.DataFrame, genes: pd.DataFrame) -> pd.Series:
 
     Missing with one donor, and for genes the network does not know.
     """
-    z = pd.Series(np.nan, by_donor.index)
-    in_model = by_donor.notna().all(axis=1).to_numpy() & by_donor.to_numpy().any(axis=1)
-    if by_donor.shape[1] >= _LEAST_DONORS and in_model.any():
-        test = paired(by_donor.to_numpy()[in_model].T, genes["abundance"].to_numpy()[in_model])
+    z, values = pd.Series(np.nan, by_donor.index), by_donor.to_numpy()
+    in_model = ~np.isnan(values).any(axis=1) & values.any(axis=1)
+    if values.shape[1] >= _LEAST_DONORS and in_model.any():
+        abundance = genes["abundance"].to_numpy()[in_model]
+        test = paired(values[in_model].T, abundance)
         z[in_model] = np.sign(test.effect) * stats.norm.isf(np.maximum(test.p, 1e-300) / 2)
     return z

@@ -165,9 +165,8 @@ def signature(
         raise ValueError("veto=True needs a model, whose opinion it is.")
     classes = _checks.adata.classes(_checks.adata.obs_column(adata, groupby), groupby)
     if not paired and len(classes) > 2:
-        raise ValueError(
-            f"paired=False compares two classes; adata.obs[{groupby!r}] has {listed(classes)}."
-        )
+        where = f"adata.obs[{groupby!r}] has {listed(classes)}"
+        raise ValueError(f"paired=False compares two classes; {where}.")
     _checks.genes.known_genes(exclude_genes, adata)
     target = _checks.adata.target(adata, copy=copy)
     params |= {"classes": classes, "exclude_genes": list(exclude_genes)}
@@ -176,9 +175,8 @@ def signature(
     if model is not None and len(record["genes"]):
         from scbert_cll.tl._signature.network import network_evidence
 
-        columns, facts = network_evidence(
-            adata, model, record["genes"], source, split_key, batch_size
-        )
+        given = record["genes"], source, split_key, batch_size
+        columns, facts = network_evidence(adata, model, *given)
         record |= facts
         signature_record.join_network(record, columns, veto=veto)
     if len(record["genes"]):
@@ -192,5 +190,6 @@ def signature(
     params |= source.note | _checks.people.left_out(source.donors)
     _record.write(target, uns={key_added: record | {"params": params}})
     why = f": {record['reason']}" if record["reason"] else ""
-    logger.info("%d of %d genes selected%s.", record["n_selected"], record["n_tested"], why)
+    numbers = record["n_selected"], record["n_tested"], why
+    logger.info("%d of %d genes selected%s.", *numbers)
     return target if copy else None

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 import pandas as pd
@@ -17,7 +16,7 @@ from scbert_cll._signature import gene_sets as sets_of
 from scbert_cll._signature import record as signature_record
 from scbert_cll._signature.data import PseudobulkData
 from scbert_cll._signature.procedure import selected_names
-from scbert_cll._signature.report import criteria, permutation
+from scbert_cll._signature.report import criteria, stability
 from scbert_cll._signature.report.content import content
 from scbert_cll._signature.report.criteria import Criterion
 from scbert_cll._signature.report.ranking import Comparison, Ranking, abundance
@@ -68,34 +67,23 @@ class SignatureReport:
         What was not run is not counted.
         """
         rows = self.gates[self.gates["subject"] == criteria.SIGNATURE]
-        repeated = rows.loc[rows["gate"].isin(_REPEATED), "passed"]
-        return bool((repeated == criteria.YES).any() and not (rows["passed"] == criteria.NO).any())
+        is_met = rows["gate"].isin(_REPEATED) & (rows["passed"] == criteria.YES)
+        return bool(is_met.any() and not (rows["passed"] == criteria.NO).any())
 
     def to_markdown(self) -> str:
         """Verdict, a table of gates × subjects, and the notes."""
-        counts = self.gates.loc[
-            self.gates["subject"] == criteria.SIGNATURE, "passed"
-        ].value_counts()
-        verdict = (
-            f"{'Passed' if self.passed else 'Not passed'}: {counts.get(criteria.YES, 0)} gates "
-            f"passed, {counts.get(criteria.NO, 0)} not, {counts.get(criteria.NOT_RUN, 0)} not run."
-        )
+        is_signature = self.gates["subject"] == criteria.SIGNATURE
+        words = self.gates.loc[is_signature, "passed"].tolist()
+        yes, no, not_run = map(words.count, (criteria.YES, criteria.NO, criteria.NOT_RUN))
+        passed = "Passed" if self.passed else "Not passed"
+        verdict = f"{passed}: {yes} gates passed, {no} not, {not_run} not run."
         if self.reason:
             verdict = f"The signature is empty: {self.reason}."
-        lines = ["# Signature report", "", verdict, "", *criteria.markdown(self.gates), ""]
-        return "\n".join(lines)
+        return "\n".join(
+            ["# Signature report", "", verdict, "", *criteria.markdown(self.gates), ""]
+        )
 
-    def __str__(self) -> str:
-        return self.to_markdown()
-
-
-class Sizes(NamedTuple):
-    """Numbers of random sets, permutations, random sets of the network, and refitted networks."""
-
-    n_random: int
-    n_permutations: int
-    n_network: int
-    n_refits: int
+    __str__ = to_markdown
 
 
 def signature_report(
@@ -206,93 +194,82 @@ def signature_report(
     params = _record.params(locals())
     adata = _checks.adata.target(_checks.adata.anndata(adata), copy=False)
     _checks.adata.new_key(key_added, [key])
-    sizes = Sizes(n_random, n_permutations, n_network, n_refits)
-    for name, n in sizes._asdict().items():
-        number_in(n, name, 0 if name == "n_refits" else _LEAST, np.inf, whole=True)
+    number_in(n_random, "n_random", _LEAST, np.inf, whole=True)
+    number_in(n_permutations, "n_permutations", _LEAST, np.inf, whole=True)
+    number_in(n_network, "n_network", _LEAST, np.inf, whole=True)
+    number_in(n_refits, "n_refits", 0, np.inf, whole=True)
     if model is not None:
         is_model(model, ("ScBERTClassifier",))
     sets = None if gene_sets is None else sets_of.read(gene_sets)
     record = signature_record.read(adata, key)
-    layer = record["params"]["layer"]
-    source = signature_data.read(adata, record["params"], None if layer == "X" else str(layer))
+    genes, reason = record["genes"], str(record["reason"])
+    layer = str(record["params"]["layer"])
+    source = signature_data.read(adata, record["params"], None if layer == "X" else layer)
     data, rngs = source.data, np.random.default_rng(rng).spawn(4)
-    n_genes = len(selected_names(record["genes"]))
+    n_genes = len(selected_names(genes))
     k = min(n_genes or _USUAL, max(len(data.tested.genes) // 3, 1))
-    network = None
-    if model is not None:
-        network = NetworkReader(model, adata[source.rows], data, split_key, batch_size)
     rows: list[Criterion] = []
     rankings: dict[str, Ranking] = {}
     tables: dict[str, pd.DataFrame] = {}
-    if why := _not_repeatable(data, record):
-        subjects = [
-            criteria.SIGNATURE,
-            *([] if model is None else [criteria.ATTENTION]),
-            criteria.ABUNDANCE,
-        ]
-        rows += [Criterion(name, subject, note=why) for name in _REPEATED for subject in subjects]
+    network = None
+    if model is not None:
+        places, cells = np.arange(len(source.rows)), adata[source.rows]
+        network = NetworkReader(model, cells, data, places, split_key, batch_size)
+    if why := _not_repeatable(data, reason if genes.empty else ""):
+        attention = [] if model is None else [criteria.ATTENTION]
+        subjects = [criteria.SIGNATURE, *attention, criteria.ABUNDANCE]
+        pairs = [(name, subject) for name in _REPEATED for subject in subjects]
+        rows += [Criterion(*pair, note=why) for pair in pairs]
     else:
         permuted = [data.permuted(rngs[0]) for _ in range(n_permutations)]
         if network is not None:
             rankings[criteria.ATTENTION] = network.attention(permuted)
         rankings[criteria.ABUNDANCE] = abundance(data, permuted)
         compared = Comparison(data, permuted, n_genes, k, rankings)
-        rows, tables = _repeated(compared, network, sizes, rngs)
-    if len(record["genes"]):  # what is in it needs no further donors
+        rows, curves = faithfulness.held_out(compared, n_random, rngs[1])
+        rows += stability.under_permuted_labels(compared)
+        stable, tables["stability"] = stability.without_single_donors(compared)
+        rows += stable
+        if network is not None:
+            results, others = network.criteria(compared, n_network, n_refits, rngs[2])
+            rows += results
+            curves = pd.concat([curves, others], ignore_index=True).rename(index=str)
+        tables["curves"] = curves
+    if not genes.empty:  # what is in it needs no further donors
         chromosome = cast("pd.DataFrame", adata.var).get(chromosome_key)
-        of_genes, enrichment = content(record["genes"], rankings, k, chromosome, sets, rngs[3])
+        of_genes, enrichment = content(genes, rankings, k, chromosome, sets, rngs[3])
         rows += of_genes
         tables |= enrichment
-    tables = {"gates": _blank_if_empty(criteria.table(rows), record)} | tables
-    report = SignatureReport(**tables, reason=str(record["reason"]))
+    tables["gates"] = criteria.table(rows)
+    if not n_genes:
+        _blank(tables["gates"], reason)
+    report = SignatureReport(**tables, reason=reason)
     params |= {"with_model": model is not None, "n_genes": k}
     entry = {name: table for name, table in tables.items() if len(table)}
-    facts = {"passed": report.passed, "reason": report.reason, "params": params}
+    facts = {"passed": report.passed, "reason": reason, "params": params}
     _record.write(adata, uns={key_added: entry | facts})
     return report
 
 
-def _repeated(
-    compared: Comparison,
-    network: NetworkReader | None,
-    sizes: Sizes,
-    rngs: list[np.random.Generator],
-) -> tuple[list[Criterion], dict[str, pd.DataFrame]]:
-    """Criteria that find the signature again, in other donors and under other labels; tables."""
-    rows, curves = faithfulness.held_out(compared, sizes.n_random, rngs[1])
-    rows += permutation.under_permuted_labels(compared)
-    stable, stability = permutation.without_single_donors(compared)
-    rows += stable
-    if network is not None:
-        results, read = network.criteria(compared, sizes.n_network, sizes.n_refits, rngs[2])
-        rows += results
-        curves = pd.concat([curves, read], ignore_index=True).rename(index=str)
-    return rows, {"curves": curves, "stability": stability}
-
-
-def _not_repeatable(data: PseudobulkData, record: Mapping[str, Any]) -> str:
-    """Why nothing can be found again, or an empty text."""
+def _not_repeatable(data: PseudobulkData, reason: str) -> str:
+    """Why the genes cannot be looked for again, or an empty text."""
     if not data.limits.paired:
         return (
             "the signature compares donors with each other; labels cannot be permuted within them"
         )
-    if not len(record["genes"]):
-        return str(record["reason"])
-    if not data.folds:
-        return (
-            f"{len(data.complete_donors)} donors have cells enough, and with one left out there "
-            f"are fewer than the {data.limits.min_donors} that are needed"
-        )
-    return ""
+    if reason or data.folds:
+        return reason
+    return (
+        f"{len(data.complete_donors)} donors have cells enough, and with one left out there are "
+        f"fewer than the {data.limits.min_donors} that are needed"
+    )
 
 
-def _blank_if_empty(table: pd.DataFrame, record: Mapping[str, Any]) -> pd.DataFrame:
-    """The table, in which an empty signature passes nothing and fails nothing."""
-    if selected_names(record["genes"]):
-        return table
-    blank = (table["subject"] == criteria.SIGNATURE) & (table["gate"] != criteria.REFERENCE)
-    numbers = blank & (table["gate"] != criteria.PERMUTED)  # there 0 is a number
-    table.loc[numbers, list(criteria.NUMBERS)] = np.nan
-    table.loc[blank, "passed"] = criteria.NOT_RUN
-    table.loc[blank, "note"] = f"the signature is empty: {record['reason']}"
-    return table
+def _blank(gates: pd.DataFrame, reason: str) -> None:
+    """Let an empty signature pass nothing and fail nothing."""
+    blank = gates["subject"] == criteria.SIGNATURE
+    blank &= gates["gate"] != criteria.REFERENCE
+    numbers = blank & (gates["gate"] != criteria.PERMUTED)  # there 0 is a number
+    gates.loc[numbers, list(criteria.NUMBERS)] = np.nan
+    gates.loc[blank, "passed"] = criteria.NOT_RUN
+    gates.loc[blank, "note"] = f"the signature is empty: {reason}"

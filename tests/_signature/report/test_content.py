@@ -11,8 +11,8 @@ import pytest
 from scipy import stats
 
 from scbert_cll._signature import gene_sets
-from scbert_cll._signature.report import reference as report_reference
-from scbert_cll._signature.report.enrichment import over_representation
+from scbert_cll._signature.report import content as report_reference
+from scbert_cll._signature.report.content import over_representation
 
 UNIVERSE = [f"G{i:03d}" for i in range(200)]
 SETS = {
@@ -166,7 +166,7 @@ def test_the_hallmark_sets_are_read_as_decoupler_reads_them(shared_file) -> None
 
 
 def test_reference_genes_each_have_a_tier_a_direction_and_evidence() -> None:
-    genes = report_reference.genes()
+    genes = report_reference.reference_genes()
     assert genes["gene"].is_unique
     assert list(genes.columns) == ["gene", "tier", "direction", "evidence"]
     assert set(genes["tier"]) == {"T1", "T2", "T3", "contamination"}
