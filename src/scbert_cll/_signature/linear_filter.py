@@ -29,7 +29,8 @@ def coefficients(counts: sparse.csr_matrix, positive: np.ndarray, donors: np.nda
     for train, _ in GroupKFold(n_folds).split(log, positive, donors):
         if len(np.unique(positive[train])) == 2:
             scaler = StandardScaler(with_mean=False, copy=False)
-            fits.append(ridge(scaler.fit_transform(log[train]), positive[train]).coef_[0])
+            scaled = scaler.fit_transform(log[train])
+            fits.append(ridge(scaled, positive[train]).coef_[0])
     return np.mean(fits, axis=0) if fits else np.zeros(counts.shape[1])
 
 

@@ -15,10 +15,12 @@ from scbert_cll._signature.families import family
 from scbert_cll._signature.procedure import find, selected_names
 from scbert_cll._signature.weights import check_not_empty
 
+type Record = dict[str, Any]  # tables and plain values by name
+
 _LEAST_AUROC: Final = 0.75  # in held-out donors, of a network that may take genes away
 
 
-def of(data: PseudobulkData, gene: str | None) -> dict[str, Any]:
+def of(data: PseudobulkData, gene: str | None) -> Record:
     """Tables and plain values of a signature, with the family of each gene."""
     signature = find(data)
     genes, empty = signature.genes, ("samples", "expression", "differences", "arms")
@@ -35,7 +37,7 @@ def of(data: PseudobulkData, gene: str | None) -> dict[str, Any]:
     return tables | facts | signature.facts
 
 
-def join_network(record: dict[str, Any], columns: pd.DataFrame, *, veto: bool) -> None:
+def join_network(record: Record, columns: pd.DataFrame, *, veto: bool) -> None:
     """Put a network's evidence beside each gene; with `veto`, without the genes it takes away."""
     genes = record["genes"].join(columns)
     if veto:
@@ -81,8 +83,8 @@ def read(adata: AnnData, key: str, hint: str = "") -> Mapping[str, Any]:
     record = _record.read(adata, key, "tl.signature", hint=hint, bare=True)
     genes = record.get("genes") if isinstance(record, Mapping) else None
     if not isinstance(genes, pd.DataFrame):
-        entry = f"adata.uns[{key!r}]"
-        raise ValueError(f"{entry} was not written by tl.signature: it has no table 'genes'.")
+        why = "was not written by tl.signature: it has no table 'genes'"
+        raise ValueError(f"adata.uns[{key!r}] {why}.")
     return record
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -174,7 +175,7 @@ def gene2vec(
         cells, donors, left_out = _training_cells(adata, donor_key, split_key)
         counts, note = _checks.counts.noted_counts(adata, layer)
         counts, genes = counts[cells], adata.var_names
-        params |= note | left_out | {"source": "co-expression"}
+        params |= {**note, **left_out, "source": "co-expression"}
         totals = counts.sum(axis=1).A1
         _checks.adata.no_empty_cells(totals, adata[cells], "the training cells")
         generator = np.random.default_rng(rng)
@@ -199,7 +200,7 @@ def gene2vec(
 
 def _training_cells(
     adata: AnnData, donor_key: str | None, split_key: str | None
-) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+) -> tuple[np.ndarray, np.ndarray, Mapping[str, object]]:
     """Rows that may be looked at, the donor of each, and whose cells are left out."""
     is_training = np.ones(adata.n_obs, dtype=bool)
     if split_key is not None and (split_key in adata.obs or split_key != _keys.SPLIT):

@@ -182,7 +182,8 @@ def gene_attribution(
     destination = _checks.adata.target(adata, copy=copy)
     auroc = held_out_auroc(adata, model, split_key, donors, target, batch_size)
     units = groups if donors is None else _units(groups, donors)
-    effects, difference = _effects(model, adata, units, question), method == _BY_ATTENTION[1]
+    effects = _effects(model, adata, units, question)
+    difference = method == "attention_difference"
     tables = _tables(effects, groups, units, difference=difference)
     params |= _record.params({"donor_key": donor_key})
     params |= {"layer": model.layer, "target": target or model.classes[-1]}
@@ -255,7 +256,8 @@ def _effects(
         case "group_occlusion":
             codes, names = coded(labels, adata)
             rows, sets = evenly_spaced(codes, n), gene_sets or {}
-            change = model.get_set_effects(sets, adata[rows], target=target, batch_size=size)
+            cells = adata[rows]
+            change = model.get_set_effects(sets, cells, target=target, batch_size=size)
             means = (-change).groupby(codes[rows]).mean()
             return _Effects(means.set_axis(names, axis=0).T)
     result = model.get_gene_attribution(
@@ -279,7 +281,8 @@ def _tables(
         return tables | ({} if size is None else {"_size": size})
     names = [str(unit).split(_BETWEEN) for unit in values.columns]
     donor, group = zip(*names, strict=True)
-    member = pd.DataFrame({name: np.array(group) == name for name in groups.cat.categories})
+    of_group = np.array(group)
+    member = pd.DataFrame({name: of_group == name for name in groups.cat.categories})
     member = member.set_axis(values.columns).astype(float)
     tables = {"": _mean(values, units.value_counts()[values.columns], member)}
     if size is not None and n_expressing is not None:

@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scipy import sparse
 
 from scbert_cll import _checks, _keys, _record
 from scbert_cll._checks.words import number_in
@@ -53,7 +54,8 @@ class LeakageReport:
         statuses = ", ".join(f"{words.count(status)} {status}" for status in _STATUSES)
         passed = "Passed" if self.passed else "Not passed"
         findings = self.findings.replace({"status": {"leak": "**leak**"}})
-        lines = ["# Leakage audit", "", f"{passed}: {statuses}.", "", *_markdown(findings)]
+        lines = ["# Leakage audit", "", f"{passed}: {statuses}."]
+        lines += ["", *_markdown(findings)]
         if len(self.gap):
             title = "## One classifier, the same cells, split in three ways"
             lines += ["", title, "", *_markdown(self.gap)]
@@ -191,10 +193,10 @@ def leakage_audit(
     equal, equal_cells = checks.exact(cells)
     same_name, name_cells = checks.names(cells)
     seed = int(generator.integers(2**31 - 1))
-    close, close_cells = checks.near(cells, log, equal_cells, near_duplicate_alpha, seed)
-    added, added_cells = checks.resampled(
-        cells, ~is_original if has_column else None, balance.get("params", {}).get("method")
-    )
+    alpha, method = near_duplicate_alpha, balance.get("params", {}).get("method")
+    close, close_cells = checks.near(cells, log, equal_cells, alpha, seed)
+    synthetic = ~is_original if has_column else None
+    added, added_cells = checks.resampled(cells, synthetic, method)
     findings = [equal, same_name, close, checks.donors(cells, donor), added]
     findings += _preprocessing(adata, cells, is_original, balance.get("groups"))
     tables = (equal_cells, name_cells, close_cells, added_cells)
@@ -229,7 +231,8 @@ def _preprocessing(
         change = balanced["n_before"] - balanced["n_after"]
         n_dropped = int(change.clip(lower=0).sum())
     fitted = preprocessing.Fitted(int(train.sum()) + n_dropped, train, is_original)
-    findings = [*preprocessing.records(adata.uns, fitted), *_by_values(adata, cells, fitted)]
+    findings = list(preprocessing.records(adata.uns, fitted))
+    findings += _by_values(adata, cells, fitted)
     meaning = "No step that learns from cells is on record; what was done before is not known."
     return findings or [checks.Finding("preprocessing", "cannot tell", meaning)]
 

@@ -55,7 +55,8 @@ class Slots(NamedTuple):
     def check(self, tokens: str, obs: Columns = _NONE, obsm: Columns = _NONE) -> None:
         """Refuse a name that no file holds, or under which something is that is read here."""
         _checks.adata.new_key(self.key, [tokens], stems=("", "_pretrain", "_predict"))
-        in_obs, in_obsm = (self.pred, self.score), (self.proba, self.linear_proba, self.latent)
+        in_obs = self.pred, self.score
+        in_obsm = self.proba, self.linear_proba, self.latent
         for slot, inputs, written in (("obs", obs, in_obs), ("obsm", obsm, in_obsm)):
             for name, key in inputs.items():
                 if key in written:

@@ -41,7 +41,7 @@ def content(
         name: pd.Series(ranking.score(), ranking.genes).reindex(tested)
         for name, ranking in rankings.items()
     }
-    subjects = {name: score.nlargest(k).index.tolist() for name, score in scores.items()}
+    subjects = {name: scores[name].nlargest(k).index.tolist() for name in scores}
     subjects[criteria.SIGNATURE] = selected_names(genes)
     families = pd.Series(family(tested, None), index=tested)
     reference = reference_genes().groupby("tier")["gene"].agg(list)

@@ -29,7 +29,8 @@ def under_permuted_labels(compared: Comparison) -> list[Criterion]:
     numbers = n, *limits, *null
     row = Criterion(criteria.PERMUTED, criteria.SIGNATURE, *numbers, rule, passed)
     same = row._replace(value=k, null=k, null_high=k, p=1.0, passed=criteria.NO)
-    return [row, *(same._replace(subject=name, note=note) for name in compared.rankings)]
+    same = same._replace(note=note)
+    return [row, *(same._replace(subject=name) for name in compared.rankings)]
 
 
 def without_single_donors(compared: Comparison) -> tuple[list[Criterion], pd.DataFrame]:
@@ -118,8 +119,8 @@ def stability(chosen: np.ndarray) -> Stability:
     variance = (n_runs / (n_runs - 1) * share * (1 - share)).mean()
     index = 1 - variance / (k * (1 - k))
     size = sizes / n_genes  # the sampling variance of the index over runs
-    phi = (chosen * share).mean(1) - size * k + index / 2 * (2 * k * size - size - k + 1)
-    phi /= k * (1 - k)
+    phi = index / 2 * (2 * k * size - size - k + 1)
+    phi = ((chosen * share).mean(1) - size * k + phi) / (k * (1 - k))
     reach = 1.96 * np.sqrt(4 / n_runs**2 * ((phi - phi.mean()) ** 2).sum())
     low, high = float(index - reach), float(index + reach)
     kuncheva = np.nan

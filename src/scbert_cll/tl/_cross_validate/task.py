@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,8 @@ from scbert_cll.estimators._base import counts_only
 
 PROTEIN = "protein"  # where estimators look for it
 
+type Proba = Mapping[str, np.ndarray]  # by model: (repeats, cells, classes)
+
 
 @dataclass(frozen=True)
 class Task:
@@ -39,7 +41,7 @@ class Task:
     classes: list[str]
     ordered: bool
     groups: np.ndarray | None
-    note: dict[str, Any]  # of counts and donors, for the record
+    note: dict[str, object]  # of counts and donors, for the record
 
     @classmethod
     def of(
@@ -76,7 +78,7 @@ class Task:
         if protein_key is not None:
             cells.obsm[PROTEIN] = _checks.adata.protein_counts(adata, protein_key)
         ordered = bool(getattr(labels.dtype, "ordered", False))  # of categories
-        return cls(cells, codes, classes, ordered, groups, note | not_donors)
+        return cls(cells, codes, classes, ordered, groups, {**note, **not_donors})
 
     @property
     def counts(self) -> sparse.csr_matrix:
@@ -133,9 +135,7 @@ class Task:
         classes = pd.Index(self.classes)
         return pd.Categorical.from_codes(codes, classes, ordered=self.ordered)
 
-    def out_of_fold(
-        self, proba: Mapping[str, np.ndarray], baselines: list[str], folds: Sequence[Fold]
-    ) -> OutOfFold:
+    def out_of_fold(self, proba: Proba, baselines: list[str], folds: Sequence[Fold]) -> OutOfFold:
         """Predictions (repeats, cells, classes) of the labelled cells by model."""
         scored = self.codes >= 0
         folds_of = np.full((folds[-1].repeat + 1, len(scored)), -1)
@@ -144,22 +144,23 @@ class Task:
         y, of_cells = self.codes[scored], folds_of[:, scored]
         donors = None if self.groups is None else self.groups[scored]
         of_models = {name: values[:, scored] for name, values in proba.items()}
-        known = self.classes, self.ordered, y, donors
-        return OutOfFold(*known, of_models, baselines, of_cells)
+        labels = self.classes, self.ordered, y, donors
+        return OutOfFold(*labels, of_models, baselines, of_cells)
 
     def fold_table(self, folds: Sequence[Fold]) -> pd.DataFrame:
         """Who trains and who is tested in each fold."""
         rows = []
         for repeat, fold, train, test in folds:
-            trained, tested = (set(self.donors_of(part) or ()) for part in (train, test))
+            donors = map(self.donors_of, (train, test))
+            trained, tested = (set(names or ()) for names in donors)
             codes = self.codes[train][self.codes[train] >= 0]
             absent = [name for i, name in enumerate(self.classes) if i not in codes]
-            row = {"repeat": repeat, "fold": fold, "test_donors": ", ".join(sorted(tested))}
-            row |= {"n_train_donors": len(trained), "n_test_donors": len(tested)}
-            row |= {"n_train": len(codes), "n_test": len(test)}
             note = f"no training cell of {listed(absent)}" if absent else ""
-            rows.append(row | {"note": note})
-        return pd.DataFrame(rows).rename(index=str)
+            row = repeat, fold, ", ".join(sorted(tested)), len(trained), len(tested)
+            rows.append((*row, len(codes), len(test), note))
+        columns = ["repeat", "fold", "test_donors", "n_train_donors", "n_test_donors"]
+        columns += ["n_train", "n_test", "note"]
+        return pd.DataFrame(rows, columns=columns).rename(index=str)
 
 
 class Model(NamedTuple):

@@ -187,7 +187,7 @@ def patient_cd49d(
         predictions = _out_of_fold(adata, donor, model, cv_key, keys)
     patients, note = _sums(adata, counted, donor, layer)
     obs = _measured(table, donor, patients.obs_names)
-    record: dict[str, Any] = {"predictions": predictions.source}
+    record: dict[str, object] = {"predictions": predictions.source}
     if predictions.positive is not None:
         positive = predictions.positive.loc[donor.index].astype(np.float64)
         by_donor = positive.groupby(donor.to_numpy())
@@ -224,7 +224,8 @@ def _of_patients(adata: AnnData, donor: pd.Series, keys: Sequence[str]) -> pd.Da
     obs = cast("pd.DataFrame", adata.obs).loc[donor.index]
     if same := sorted(set(keys) & {*_MEASURED, *_PREDICTED}):
         remedy = "rename them in adata.obs"
-        raise ValueError(f"obs_keys names columns that are made here: {listed(same)}; {remedy}.")
+        columns = f"columns that are made here: {listed(same)}"
+        raise ValueError(f"obs_keys names {columns}; {remedy}.")
     for key in keys:
         key_in(key, obs, "adata.obs")
         n_values = obs[key].groupby(donor, observed=True).nunique(dropna=False)
@@ -255,7 +256,8 @@ def _sums(
 def _measured(table: pd.DataFrame, donor: pd.Series, names: pd.Index) -> pd.DataFrame:
     """Columns of what the protein says; missing for donors without gated cells."""
     old = "n_cells", "pct_positive", "ci_low", "ci_high"
-    measured = table.rename(columns=dict(zip(old, _MEASURED[1:5], strict=True))).reindex(names)
+    new = dict(zip(old, _MEASURED[1:5], strict=True))
+    measured = table.rename(columns=new).reindex(names)
     measured["n_cells"] = donor.value_counts().reindex(names)
     measured["n_measured"] = measured["n_measured"].fillna(0)
     types = {"n_cells": np.int64, "n_measured": np.int64, "bimodal": np.float64}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,7 @@ def network_evidence(
     source: Source,
     split_key: str,
     batch_size: int | None,
-) -> tuple[pd.DataFrame, dict[str, Any]]:
+) -> tuple[pd.DataFrame, dict[str, object]]:
     """Columns beside the tested genes, and facts of the network.
 
     The attribution is by the method ``"gate_gradient"``: how the logit of the last class changes
@@ -59,7 +59,7 @@ def network_evidence(
         columns["attention"] = attention[target]
     large = mean.abs() > threshold(mean.dropna().to_numpy())
     columns["attribution_agrees"] = large & (np.sign(mean) == genes["sign"].to_numpy())
-    facts = {"auroc_within": auroc, "attribution_cells": name}
+    facts: dict[str, object] = {"auroc_within": auroc, "attribution_cells": name}
     facts["n_attribution_donors"] = by_donor.shape[1]
     return columns.set_axis(genes.index), facts
 

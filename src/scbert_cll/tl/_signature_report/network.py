@@ -58,7 +58,8 @@ class NetworkReader:
         for d, donor in enumerate(donors):
             rows = np.flatnonzero(data.donors == donor)
             received = self.model.get_cell_attention(self.cells[rows], batch_size=size)
-            member = np.stack([run.positive[rows] / run.positive[rows].sum() for run in runs])
+            member = np.stack([run.positive[rows] for run in runs])
+            member = member / member.sum(axis=1, keepdims=True)
             values[:, d, self.in_model] = (received.T @ member.T).T[:, columns]
             weight.append(float(data.positive[rows].sum()))
         return Ranking(values, np.array(weight), donors, data.tested.genes)
@@ -78,8 +79,9 @@ class NetworkReader:
         few = replace(self, cells=self.cells[rows], rows=rows)
         orders: Ordered = {}  # positions among the genes that the network knows
         for name, (order, n) in compared.ordered(left_out).items():
-            is_in, n_in = np.isin(order, self.in_model), np.isin(order[:n], self.in_model).sum()
-            orders[name] = np.searchsorted(self.in_model, order[is_in]), int(n_in)
+            is_in = np.isin(order, self.in_model)
+            places = np.searchsorted(self.in_model, order[is_in])
+            orders[name] = places, int(is_in[:n].sum())
         if orders[criteria.SIGNATURE][1]:
             tested = self.data.tested
             abundance = tested.matrix.mean(axis=0).A1[self.in_model]
@@ -91,7 +93,8 @@ class NetworkReader:
             table = faithfulness.curve_table(curves, steps, "network")
         else:
             why = f"no signature without the donors of the {note}"
-            kinds, table = [f"{_PREFIX}{kind}" for kind in faithfulness.KINDS], pd.DataFrame()
+            kinds = [f"{_PREFIX}{kind}" for kind in faithfulness.KINDS]
+            table = pd.DataFrame()
             results = [Criterion(kind, name, note=why) for kind in kinds for name in orders]
         trained = few.scores(self.model)
         results += _lost_with_weights(few, trained, rng)
@@ -161,13 +164,15 @@ class NetworkReader:
     def scores(self, model: ScBERTClassifier) -> GeneScores:
         """Scores of the genes: attribution by its size in expressing cells, attention in all."""
         groups = pd.Series("all", self.cells.obs_names, dtype="category")
-        given, size, target = (groups, self.cells), self.batch_size, self.data.classes[-1]
+        size, target = self.batch_size, self.data.classes[-1]
+        given = groups, self.cells
         attribution = model.get_gene_attribution(*given, target=target, batch_size=size)
         attention = model.get_gene_attention(*given, batch_size=size)
         tables = {"attribution": attribution.size, criteria.ATTENTION: attention}
         genes = self.data.tested.genes
-        of_genes = {name: table["all"].reindex(genes) for name, table in tables.items()}
-        return {name: values.fillna(0.0).to_numpy() for name, values in of_genes.items()}
+        scores = pd.DataFrame({name: table["all"] for name, table in tables.items()})
+        scores = scores.reindex(genes, fill_value=0.0)
+        return {name: scores[name].to_numpy() for name in tables}
 
 
 def _lost_with_weights(
@@ -197,6 +202,7 @@ def _refitted(trained: GeneScores, others: list[GeneScores], k: int) -> list[Cri
         common = (np.isin(first, largest(scores[subject], k)) for scores in others)
         shares = [float(is_common.sum() / k) for is_common in common]
         mean, most = float(np.mean(shares)), float(stats.hypergeom.ppf(0.95, n, k, k) / k)
-        numbers, passed = (min(shares), max(shares), k / n, most, np.nan), verdict(mean <= most)
-        results.append(Criterion(name, subject, mean, *numbers, rule, passed, note))
+        numbers = mean, min(shares), max(shares), k / n, most, np.nan
+        row = Criterion(name, subject, *numbers, rule, verdict(mean <= most), note)
+        results.append(row)
     return results
