@@ -8,7 +8,8 @@ caller alone checks stands there, beside its `if`.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from scbert_cll._checks import adata, counts, genes, paths, people, text, words
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["adata", "counts", "genes", "paths", "people", "text", "words"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> ModuleType:
     """Open a subject on first use, so that words alone need no anndata."""
     if name in __all__:
         return importlib.import_module(f"scbert_cll._checks.{name}")

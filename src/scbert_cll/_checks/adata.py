@@ -21,25 +21,25 @@ _UNSAFE: Final = re.compile(r"[^\w.+-]+")
 _LONGEST: Final = 60  # characters of a proposal
 
 
-def anndata(adata: Any, *, repeated_genes: bool = False) -> AnnData:
+def anndata(adata: object, *, repeated_genes: bool = False) -> AnnData:
     """An AnnData in memory with cells, genes and unique names.
 
     Genes may repeat where they are going to be summed.
     """
     checked = in_memory(adata)
-    if adata.n_obs == 0 or adata.n_vars == 0:
+    if checked.n_obs == 0 or checked.n_vars == 0:
         raise ValueError(
-            f"Expected at least one cell and one gene, found {adata.n_obs} cells x "
-            f"{adata.n_vars} genes."
+            f"Expected at least one cell and one gene, found {checked.n_obs} cells x "
+            f"{checked.n_vars} genes."
         )
-    unique(adata.obs_names, "obs_names", "adata.obs_names_make_unique()")
+    unique(checked.obs_names, "obs_names", "adata.obs_names_make_unique()")
     if not repeated_genes:
         remedy = "adata.var_names_make_unique(), or pp.align_genes to sum them"
-        unique(adata.var_names, "var_names", remedy)
+        unique(checked.var_names, "var_names", remedy)
     return checked
 
 
-def in_memory(adata: Any) -> AnnData:
+def in_memory(adata: object) -> AnnData:
     """An AnnData that is not backed by a file."""
     if not isinstance(adata, AnnData):
         is_mudata = isinstance(getattr(adata, "mod", None), Mapping)
@@ -168,7 +168,7 @@ def _some_group(groups: pd.Series, where: str) -> None:
         )
 
 
-def labels(adata: AnnData, key: str, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
+def labels(adata: AnnData, key: str, names: list[str], rows: np.ndarray) -> np.ndarray:
     """Codes of a label column, -1 where missing; each class is known and has a cell in `rows`."""
     column = people.class_names(obs_column(adata, key))
     if unseen := sorted(set(column.dropna()) - set(names)):
@@ -176,7 +176,7 @@ def labels(adata: AnnData, key: str, names: Sequence[str], rows: np.ndarray) -> 
             f"adata.obs[{key!r}] has classes the model does not know: {listed(unseen)}; it "
             f"knows {listed(names)}."
         )
-    codes = pd.Categorical(column, categories=list(names)).codes
+    codes = pd.Categorical(column, categories=names).codes
     every_class(codes[rows], names, f"adata.obs[{key!r}]")
     return codes.astype(np.int64)
 

@@ -126,14 +126,14 @@ def stored(adata: AnnData, source: Slot) -> sparse.csr_matrix:
 # -- tokens
 
 
-def look_binned(largest: float, n_at_top: int, shape: tuple[int, int], n_bins: int) -> bool:
+def look_binned(top: float, n_at_top: int, shape: tuple[int, int], n_bins: int) -> bool:
     """Whether a matrix never exceeds a few bins, or meets their number exactly in most cells.
 
-    `n_at_top` is the number of cells that hold the largest value.
+    `top` is the largest value, and `n_at_top` the number of cells that hold it.
     """
     is_large = shape[0] >= _MIN_CELLS and shape[1] >= _MIN_GENES
-    at_top = n_bins <= _FEW_BINS or (largest == n_bins and n_at_top > shape[0] / 2)
-    return bool(is_large and 0 < largest <= n_bins and at_top)
+    at_top = n_bins <= _FEW_BINS or (top == n_bins and n_at_top > shape[0] / 2)
+    return bool(is_large and 0 < top <= n_bins and at_top)
 
 
 def tokens(adata: AnnData, layer: str) -> tuple[sparse.csr_matrix, Mapping[str, Any]]:

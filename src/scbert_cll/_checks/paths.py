@@ -12,6 +12,8 @@ from scbert_cll._checks.words import bytes_in_words
 
 # bytes of a text, unpacked (parsed it takes several times that); of one line (60,000 genes as
 # columns take 1 MB); of a file of options
+type FilePath = str | PathLike[str]
+
 MOST_TEXT: Final = 10**9
 MOST_LINE: Final = 16 * 10**6
 MOST_OPTIONS: Final = 10**6
@@ -24,7 +26,7 @@ _KINDS: Final = (
 )
 
 
-def plain_file(path: str | PathLike[str], what: str = "file", *, most: int | None = None) -> Path:
+def plain_file(path: FilePath, what: str = "file", *, most: int | None = None) -> Path:
     """A file that can be read to its end: no folder, pipe, socket or device.
 
     Raises
@@ -49,14 +51,15 @@ def plain_file(path: str | PathLike[str], what: str = "file", *, most: int | Non
             remedy = "write what it holds to a file first"
             if kind == "a folder":
                 remedy = "name the file"
-            raise ValueError(f"{path} is {kind}, and a plain file is expected; {remedy}.")
+            problem = f"{path} is {kind}, and a plain file is expected"
+            raise ValueError(f"{problem}; {remedy}.")
     if most is not None and status.st_size > most:
         size, limit = bytes_in_words(status.st_size), bytes_in_words(most)
         raise ValueError(f"{path} holds {size}; at most {limit} are read here.")
     return path
 
 
-def plain_or_folder(path: str | PathLike[str], what: str = "file") -> Path:
+def plain_or_folder(path: FilePath, what: str = "file") -> Path:
     """A plain file, or a folder where what is read may be one."""
     if not os.path.isdir(path):  # noqa: PTH112
         return plain_file(path, what)

@@ -29,7 +29,7 @@ _LEFT_OUT: Final = "left_out"
 _BETWEEN: Final = r"[-_+,/|;: ]"
 
 
-def class_name(value: Any) -> str:
+def class_name(value: object) -> str:
     """A value of a column as text: 1.0 is 1, as it is under a missing value, and bytes are text."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
@@ -38,7 +38,7 @@ def class_name(value: Any) -> str:
     return str(value)
 
 
-def donor_name(value: Any) -> str:
+def donor_name(value: object) -> str:
     """The same for a person or sample: also without blanks around it, and "1.0" is 1."""
     text = unicodedata.normalize("NFC", class_name(value))
     text = " ".join(text.translate(dict.fromkeys(map(ord, _INVISIBLE))).split())
@@ -220,14 +220,14 @@ def people_of(names: Iterable[str]) -> tuple[list[str], dict[str, str]]:
     return [name for name in names if name not in others], others
 
 
-def warn_of_not_donors(n_cells: Counter[str], words: Mapping[str, str], where: str) -> None:
+def warn_of_not_donors(cells: Counter[str], words: dict[str, str], where: str) -> None:
     """Say whose cells are left out."""
-    if n_cells:
-        shown = ", ".join(f"{name!r} ({n})" for name, n in n_cells.most_common(8))
-        name = next(iter(n_cells))
+    if cells:
+        shown = ", ".join(f"{name!r} ({n})" for name, n in cells.most_common(8))
+        name = next(iter(cells))
         _warn(
-            f"{sum(n_cells.values())} cells are left out, since they have no donor: {where} says "
-            f"{shown}{', …' * (len(n_cells) > 8)}. If {name!r} is a donor's name: "
+            f"{sum(cells.values())} cells are left out, since they have no donor: {where} says "
+            f"{shown}{', …' * (len(cells) > 8)}. If {name!r} is a donor's name: "
             "scbert_cll.settings.not_donors = set(scbert_cll.settings.not_donors) - "
             f"{{{words[name]!r}}}."
         )

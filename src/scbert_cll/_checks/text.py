@@ -10,14 +10,13 @@ import re
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from io import StringIO
-from os import PathLike
+from io import BufferedIOBase, StringIO
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import BinaryIO, Final
 
 import pandas as pd
 
-from scbert_cll._checks.paths import MOST_LINE, MOST_TEXT, plain_file
+from scbert_cll._checks.paths import MOST_LINE, MOST_TEXT, FilePath, plain_file
 from scbert_cll._checks.words import bytes_in_words, listed
 
 # how a file of each encoding may begin; that of UTF-32 begins with that of UTF-16
@@ -28,7 +27,7 @@ _MARKS: Final = (
     (b"\xff\xfe", "utf-16"),
     (b"\xfe\xff", "utf-16"),
 )
-_COMPRESSED: Final[tuple[tuple[bytes, Callable[..., Any]], ...]] = (
+_COMPRESSED: Final[tuple[tuple[bytes, Callable[[BinaryIO], BufferedIOBase]], ...]] = (
     (b"\x1f\x8b", lambda file: gzip.GzipFile(fileobj=file)),
     (b"BZh", bz2.BZ2File),
     (b"\xfd7zXZ", lzma.LZMAFile),
@@ -45,11 +44,13 @@ _MARKED: Final = re.compile(rf"[,.]|{_SPACES}")
 _POWER: Final = r"(?:[eE][-+]?\d+)?"
 _NUMBER: Final = re.compile(rf"[-+]?(?:\d|[.,]|{_SPACES}(?=\d{{3}}))*\d[.,]?{_POWER}")
 _GROUPS: Final = rf"\d{{1,3}}(?:{_SPACES}\d{{3}})+"
-_DECIMAL: Final = re.compile(rf"[-+]?(?:\d*|\d{{1,3}}(?:\.\d{{3}})+|{_GROUPS})(?:,\d*)?{_POWER}")
-_THOUSANDS: Final = re.compile(rf"[-+]?(?:\d+|\d{{1,3}}(?:,\d{{3}})+|{_GROUPS})(?:\.\d*)?{_POWER}")
+_DOTS: Final = r"\d{1,3}(?:\.\d{3})+"
+_DECIMAL: Final = re.compile(rf"[-+]?(?:\d*|{_DOTS}|{_GROUPS})(?:,\d*)?{_POWER}")
+_COMMAS: Final = r"\d{1,3}(?:,\d{3})+"
+_THOUSANDS: Final = re.compile(rf"[-+]?(?:\d+|{_COMMAS}|{_GROUPS})(?:\.\d*)?{_POWER}")
 
 
-def read_text(path: str | PathLike[str]) -> str:
+def read_text(path: FilePath) -> str:
     """The text of a file, compressed or not, in UTF-8, UTF-16 or UTF-32.
 
     What is none of these is read as Windows-1252 (Western Europe), with a warning.
@@ -79,7 +80,7 @@ def _not_text(path: Path, why: str) -> ValueError:
     return ValueError(f"{path.name} is not text, {why}; {remedy}.")
 
 
-def read_bytes(path: str | PathLike[str], *, lines: bool = True) -> bytes:
+def read_bytes(path: FilePath, *, lines: bool = True) -> bytes:
     """The bytes of a plain file, unpacked where it is compressed.
 
     At most `MOST_TEXT`, and with `lines` at most `MOST_LINE` in a line.
@@ -99,7 +100,7 @@ def read_bytes(path: str | PathLike[str], *, lines: bool = True) -> bytes:
             ) from error
 
 
-def _bounded(file: IO[bytes], name: str, *, lines: bool) -> bytes:
+def _bounded(file: BufferedIOBase, name: str, *, lines: bool) -> bytes:
     """All of a file, unless it is larger than one can work with: 13 MB may unpack to 3 GB."""
     data, line = bytearray(), 0
     while chunk := file.read(_AT_A_TIME):
@@ -141,7 +142,7 @@ def _western(data: bytes, name: str) -> str:
 
 
 def open_table(
-    path: str | PathLike[str], sep: str | None = None, *, comment: str | None = None
+    path: FilePath, sep: str | None = None, *, comment: str | None = None
 ) -> tuple[StringIO, str | None]:
     """A table's text from its first line on, and what separates its columns (None: nothing does).
 
@@ -156,7 +157,7 @@ def open_table(
     first = next(lines, "")
     separators = [mark for mark in _SEPARATORS if mark in first]
     sep = sep or max(separators, key=first.count, default=None)
-    _no_swallowed_rows(text, sep, Path(path).name, comment)
+    _no_lost_rows(text, sep, Path(path).name, comment)
     return StringIO(text), sep
 
 
@@ -168,7 +169,7 @@ def fields_of(line: str, sep: str, name: str) -> list[str]:
         raise _long_field(line, name) from error
 
 
-def _no_swallowed_rows(text: str, sep: str | None, name: str, comment: str | None) -> None:
+def _no_lost_rows(text: str, sep: str | None, name: str, comment: str | None) -> None:
     """Refuse a quoted field over several lines that holds separators.
 
     Its quote was not closed, and the rows in it would be lost.
@@ -257,7 +258,7 @@ def _no_points(table: pd.DataFrame, texts: pd.DataFrame, name: str) -> None:
             )
 
 
-def _with_marks(column: pd.Series) -> pd.Series | None:
+def _with_marks(column: pd.Series[str]) -> pd.Series[str] | None:
     """The values of a column of text if all are numbers, some of them with a comma or space."""
     if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from difflib import SequenceMatcher, get_close_matches
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ import pandas as pd
 _ALIKE: Final = 0.6  # letters in common, from which a name may be meant
 
 
-def listed(items: Iterable[Any], n: int = 5) -> str:
+def listed(items: Iterable[object], n: int = 5) -> str:
     """The first `n` items by name, and how many more there are."""
     names = [str(item) for item in items]
     shown = ", ".join(map(repr, names[:n])) or "none"
@@ -35,11 +35,11 @@ def choice(value: str, allowed: Sequence[str], what: str) -> str:
     return value
 
 
-def number_in(value: Any, what: str, least: float, most: float, *, whole: bool = False) -> None:
+def number_in(value: object, what: str, least: float, most: float, *, whole: bool = False) -> None:
     """Refuse what is not a number within limits; a truth value or text is none."""
     kind = (int, np.integer) if whole else (int, float, np.integer, np.floating)
-    is_number = isinstance(value, kind) and not isinstance(value, bool)
-    if not is_number or not least <= value <= most:
+    is_inside = isinstance(value, kind) and least <= value <= most
+    if not is_inside or isinstance(value, bool):
         number = f"{'whole ' * whole}number from {least:g} to {most:g}"
         raise ValueError(f"{what} must be a {number}; found {value!r}.")
 
@@ -55,21 +55,22 @@ def at_least(value: float, least: float, what: str) -> None:
         raise ValueError(f"{what} must be at least {least:g}; found {value:g}.")
 
 
-def key_in(key: str, store: Any, where: str, remedy: str = "") -> None:
+def key_in(key: str, store: Iterable[object], where: str, remedy: str = "") -> None:
     """Refuse a key that is not there, and list those that are, the likeliest first."""
+    kind = type(key).__name__
     if not isinstance(key, Hashable):
-        raise TypeError(f"Expected one name of {where}, found {type(key).__name__}: {listed(key)}.")
+        raise TypeError(f"Expected one name of {where}, found {kind}: {listed(key)}.")
     if key not in store:
         names = [name for name in store if name is not None]  # X is layers[None]
         likely = listed(closest_first(key, names), 12)
         raise KeyError(f"{key!r} is not in {where}; it has {likely}. {remedy}".rstrip())
 
 
-def closest_first(name: Any, names: Iterable[Any]) -> list[Any]:
+def closest_first[T](name: object, names: Iterable[T]) -> list[T]:
     """Names, the likely ones first: other capitals, one in the other, few letters off."""
     wanted = str(name).casefold()
 
-    def distance(other: Any) -> float:
+    def distance(other: object) -> float:
         text = str(other).casefold()
         within = bool(text) and (wanted in text or text in wanted)
         ratio = SequenceMatcher(None, wanted, text).ratio()
@@ -78,7 +79,7 @@ def closest_first(name: Any, names: Iterable[Any]) -> list[Any]:
     return sorted(names, key=distance)
 
 
-def unique(names: pd.Index, what: str, remedy: str) -> None:
+def unique(names: pd.Index[str], what: str, remedy: str) -> None:
     """Refuse a name that is there twice."""
     if len(twice := names[names.duplicated()].unique()):
         raise ValueError(
@@ -92,7 +93,7 @@ def refuse_given(given: Mapping[str, bool], why: str) -> None:
         raise ValueError(f"{listed(names)} {why}")
 
 
-def is_model(model: Any, names: Sequence[str]) -> None:
+def is_model(model: object, names: Sequence[str]) -> None:
     """A model of this package (told by its class's name, since here nothing imports torch)."""
     if type(model).__name__ not in names:
         kind = type(model).__name__

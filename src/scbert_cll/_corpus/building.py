@@ -6,7 +6,7 @@ import errno
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -136,11 +136,11 @@ class Building:
                 bar.update()
         return done
 
-    def finish(self, record: Mapping[str, Any], out: Path) -> None:
+    def finish(self, record: Json, out: Path) -> None:
         """Write the manifest, and put the whole in its place."""
         names = [VOCAB, EDGES, *(f"{part}/zarr.json" for part in record["parts"])]
         sums = on_disk.listing(self.corpus, [self.corpus / name for name in names])
-        manifest = FORMAT.complete(dict(record), sums)
+        manifest = FORMAT.complete(record, sums)
         formats.write_json(self.corpus / MANIFEST, manifest)
         corpus = on_disk.Corpus(self.corpus, manifest)
         for name in list(on_disk.unlisted(corpus, hidden=True)):
@@ -198,6 +198,6 @@ class Building:
         return dataset
 
 
-def _key(plan: Mapping[str, Any]) -> str:
+def _key(plan: Json) -> str:
     """What datasets of a build carry: all that was asked, of which files."""
     return digest({name: plan[name] for name in ("asked", "sources")})

@@ -66,7 +66,7 @@ class Corpus:
     record: Json
 
     @cached_property
-    def genes(self) -> pd.Index:
+    def genes(self) -> pd.Index[str]:
         """The vocabulary, in the order of the columns."""
         return pd.Index(formats.read_names(self.path / VOCAB))
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -50,7 +50,7 @@ class Run:
 
 
 def deal_donors(
-    cells: Mapping[str, int], val_fraction: float, val_donors: Any, seed: int
+    cells: Mapping[str, int], val_fraction: float, val_donors: object, seed: int
 ) -> list[str]:
     """Donors of the validation part: those that are named, or drawn.
 
@@ -77,7 +77,7 @@ def deal_donors(
     return sorted(chosen) or [min(donors, key=lambda name: (cells[name], name))]
 
 
-def _named(val_donors: Any, donors: Sequence[str]) -> list[str]:
+def _named(val_donors: object, donors: Sequence[str]) -> list[str]:
     """Donors that exist, and not all of them."""
     if isinstance(val_donors, str) or not isinstance(val_donors, Iterable):
         val_donors = [val_donors]

@@ -41,7 +41,7 @@ class Request:
 
     vocab: GeneVocab
     # as pp.bin_expression records it; None: counts stay counts
-    binning: Mapping[str, Any] | None
+    binning: Json | None
     cut: Callable[[sparse.csr_matrix], sparse.csr_matrix]  # counts to what is stored
     n_bins: int
     layer: str | None
@@ -53,7 +53,7 @@ class Request:
     donor_key: str | None
     obs_columns: list[str]
     val_fraction: float
-    val_donors: Any
+    val_donors: object
     on_error: str
     memory: int
     rng: int

@@ -64,7 +64,7 @@ def size_and_time(path: Path) -> tuple[int, int]:
     return sum(one.st_size for one in stats), max(times, default=0)
 
 
-def digest(value: Any) -> str:
+def digest(value: object) -> str:
     """Checksum of plain values, whatever the order of their keys."""
     form: Any = {"sort_keys": True, "separators": (",", ":"), "allow_nan": False}
     text = json.dumps(plain(value), **form)
@@ -96,13 +96,13 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, str) else value
 
 
-def sealed(value: Mapping[str, Any]) -> Json:
+def sealed(value: Mapping[str, object]) -> Json:
     """Plain values with a checksum of themselves, which no other file's checksum covers."""
     values: Json = plain({name: one for name, one in value.items() if name != CHECKSUM})
     return values | {CHECKSUM: digest(values)}
 
 
-def is_sealed(value: Mapping[str, Any]) -> bool:
+def is_sealed(value: Mapping[str, object]) -> bool:
     """Whether plain values are what their checksum of themselves says."""
     return CHECKSUM in value and value[CHECKSUM] == sealed(value)[CHECKSUM]
 
@@ -155,7 +155,7 @@ def _same_tables(table: pd.DataFrame, expected: pd.DataFrame) -> bool:
     Whether text is pandas' own kind or Python's makes no difference.
     """
 
-    def parts(frame: pd.DataFrame) -> list[list[Any]]:
+    def parts(frame: pd.DataFrame) -> list[list[object]]:
         columns = (frame.iloc[:, i].tolist() for i in range(frame.shape[1]))
         return [list(frame.columns), list(frame.index), *columns]
 
@@ -178,7 +178,7 @@ def as_text(text: str, same: Same | None = None) -> tuple[Write, Same]:
     return lambda path: path.write_bytes(data), is_written
 
 
-def as_json(value: Any) -> tuple[Write, Same]:
+def as_json(value: object) -> tuple[Write, Same]:
     """What writes plain values, and reads them back."""
     expected = plain(value)
     text = json.dumps(expected, indent=1, allow_nan=False) + "\n"
@@ -230,7 +230,7 @@ def write_text(path: Path, text: str, same: Same | None = None) -> None:
     replace(path, *as_text(text, same))
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Replace a file of plain values."""
     replace(path, *as_json(value))
 

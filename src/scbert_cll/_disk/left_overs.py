@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -34,7 +34,7 @@ class InUseError(RuntimeError):
     """Another process is writing there."""
 
 
-def write_note(path: Path, note: Mapping[str, Any], call: str) -> None:
+def write_note(path: Path, note: Mapping[str, object], call: str) -> None:
     """Replace a note (.json) that says which call made it, with a checksum of itself."""
     formats.write_json(path, sealed({**note, "call": call}))
 
@@ -49,7 +49,7 @@ def read_note(path: Path, call: str) -> Json | None:
 
 
 def refuse_another_call(
-    call: Mapping[str, Any], begun: Mapping[str, Any], folder: Path, what: str
+    call: Mapping[str, object], begun: Mapping[str, object], folder: Path, what: str
 ) -> None:
     """Refuse to go on with what was begun with other parameters; these are named."""
     differing = [
@@ -80,7 +80,7 @@ def goes_on(folder: Path, verb: str, n_bytes: float) -> Iterator[None]:
 
 
 def write_kept(
-    path: Path, arrays: Mapping[str, np.ndarray], note: Mapping[str, Any], call: str
+    path: Path, arrays: Mapping[str, np.ndarray], note: Mapping[str, object], call: str
 ) -> None:
     """Replace a file (.npz) of arrays, a note, which call made them, and their checksums."""
     seal = sealed({"note": note, "call": call, "arrays": _sums(arrays)})

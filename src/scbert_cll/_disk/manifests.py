@@ -27,7 +27,7 @@ _WORDS: Final = {
 class Maybe(NamedTuple):
     """A kind of value, or null."""
 
-    kind: Any
+    kind: object
 
 
 class Keys(NamedTuple):
@@ -36,14 +36,14 @@ class Keys(NamedTuple):
     Those of `optional` may be absent.
     """
 
-    needed: Mapping[str, Any]
-    optional: Mapping[str, Any] = {}
+    needed: Mapping[str, object]
+    optional: Mapping[str, object] = {}
 
 
 class Each(NamedTuple):
     """An object of any names that a pattern allows, each with a value of one kind."""
 
-    kind: Any
+    kind: object
     name: str = ".*"
 
 
@@ -58,7 +58,7 @@ class Format(NamedTuple):
     kinds: Keys
     remedy: str
 
-    def complete(self, record: Json, sums: Mapping[str, Any]) -> Json:
+    def complete(self, record: Json, sums: Mapping[str, object]) -> Json:
         """A list to be written, with checksums of its files and of itself."""
         head = {"format": self.name, "format_version": self.version}
         head |= {"versions": formats.versions(*self.writers), "sha256": sums}

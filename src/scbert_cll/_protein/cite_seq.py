@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
@@ -43,8 +43,8 @@ class Protein:
 def find(data: Data, protein_key: str | None, rna_key: str | None = None) -> Protein:
     """Protein matrix of an AnnData (`obsm`) or MuData (a modality), with the cells of the RNA."""
     if isinstance(data, MuData):
-        return _from_mudata(data, protein_key, rna_key)
-    return _from_anndata(_checks.adata.anndata(data), protein_key)
+        return _of_mudata(data, protein_key, rna_key)
+    return _of_anndata(_checks.adata.anndata(data), protein_key)
 
 
 def column(data: Data, rna: AnnData, key: str) -> pd.Series:
@@ -200,7 +200,7 @@ def _spread(counts: np.ndarray, within: np.ndarray) -> np.ndarray:
     return spread
 
 
-def _from_anndata(adata: AnnData, protein_key: str | None) -> Protein:
+def _of_anndata(adata: AnnData, protein_key: str | None) -> Protein:
     has_usual = any(name in adata.obsm for name in _keys.PROTEIN_KEYS)
     if protein_key is None and not has_usual:
         features = _checks.genes.features_of(adata.var)
@@ -230,7 +230,7 @@ def _from_anndata(adata: AnnData, protein_key: str | None) -> Protein:
     return Protein.of(adata, values, names, where)
 
 
-def _from_mudata(mdata: MuData, protein_key: str | None, rna_key: str | None) -> Protein:
+def _of_mudata(mdata: MuData, protein_key: str | None, rna_key: str | None) -> Protein:
     if mdata.isbacked:
         remedy = "read it into memory first: mudata.read_h5mu(path)"
         raise ValueError(f"mdata is backed; {remedy}.")
@@ -251,7 +251,7 @@ def _from_mudata(mdata: MuData, protein_key: str | None, rna_key: str | None) ->
     return Protein.of(rna, sparse.csr_matrix(prot.X)[order], prot.var_names, where)
 
 
-def _choose(argument: str, key: str | None, store: Mapping[str, Any], where: str) -> str:
+def _choose(argument: str, key: str | None, store: Collection[str], where: str) -> str:
     """The named key, or the only usual one that is there."""
     if key is not None:
         key_in(key, store, where, f"Choose one with {argument}=.")

@@ -184,7 +184,7 @@ def read(adata: AnnData, keys: OutcomeKeys, unit: Unit) -> tuple[Outcome, Attrit
 
 def distinct(keys: Sequence[str], what: str) -> None:
     """No column has two roles in an outcome."""
-    unique(pd.Index(keys, dtype=object), what, "name a column of its own for each")
+    unique(pd.Index(keys), what, "name a column of its own for each")
 
 
 def entry_before_end(entry: pd.Series, time: pd.Series) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -200,7 +200,7 @@ def _patients(n: int, rng: _Rng) -> tuple[pd.DataFrame, pd.DataFrame]:
     stage = rng.normal(0, 1, n) + 0.4 * unmutated + 0.5 * pretreated
     names = pd.Index([f"P{i + 1:04d}" for i in range(n)])
 
-    def ordered(codes: np.ndarray, *words: str) -> Any:
+    def ordered(codes: np.ndarray, *words: str) -> pd.Categorical[str]:
         return pd.Categorical.from_codes(codes, pd.Index(words), ordered=True)
 
     columns = {

@@ -162,15 +162,16 @@ def cll_toy(
     planted = _truth(genes["sign"], kind, streams[1])
     rate = _rates(cells, genes, donors, streams[3])
     dispersion = genes["dispersion"].to_numpy()
-    counts = _negative_binomial(rate, dispersion, streams[4])
+    counts = _gamma_poisson(rate, dispersion, streams[4])
     # the planted genes are drawn last, so that the control differs in them alone
     place = genes.index.get_indexer(pd.Index(planted["gene"]))
     changed = rate[:, place] * np.exp(_acting(cells, planted, kind))
-    counts[:, place] = _negative_binomial(changed, dispersion[place], streams[4])
+    counts[:, place] = _gamma_poisson(changed, dispersion[place], streams[4])
     cll = cells[cells["cell_type"] == "CLL"]
-    is_positive = (cll["cd49d_true"] == _CLASSES[1]).groupby(cll[_keys.DONOR], observed=True)
+    is_positive = cll["cd49d_true"] == _CLASSES[1]
+    share = is_positive.groupby(cll[_keys.DONOR], observed=True).mean()
     of_donors = donors[["pattern", "trisomy12", "batch", "sex"]]
-    of_donors = of_donors.assign(pct_positive=100 * is_positive.mean())
+    of_donors = of_donors.assign(pct_positive=100 * share)
     rna = AnnData(
         sparse.csr_matrix(counts.astype(np.float32)),
         obs=cells.drop(columns="residual"),
@@ -300,11 +301,12 @@ def _rates(cells: pd.DataFrame, genes: pd.DataFrame, donors: pd.DataFrame, rng: 
     n, donor = len(genes), cells[_keys.DONOR].cat.codes.to_numpy()
     # donors differ in all genes a little; in clone, sex and dosage strongly
     by_donor = rng.normal(0, 0.15, (len(donors), n))
+    is_on_12 = (genes["chromosome"] == "12").to_numpy()
     for effect, one in zip(by_donor, donors.to_dict("records"), strict=True):
         clone = pd.Index([one["heavy"], one["light"], "IGHM", "IGHD"])
         effect[genes.index.get_indexer(clone)] += [5.0, 6.0, 4.0, 3.0]
         effect[genes.index.isin(_named(_SEX[one["sex"]]).index)] += 3.5
-        effect[(genes["chromosome"] == "12").to_numpy() & one["trisomy12"]] += np.log(1.4)
+        effect[is_on_12 & one["trisomy12"]] += np.log(1.4)
     by_batch = rng.normal(0, 0.1, (2, n))
     factor = rng.normal(0, 1, (len(cells), _N_MODULES))
     factor += rng.normal(0, 0.3, (len(donors), _N_MODULES))[donor]
@@ -333,13 +335,13 @@ def _protein_counts(cells: pd.DataFrame, rng: _Rng) -> np.ndarray:
     donors = cells[_keys.DONOR].cat
     donor = np.exp(rng.normal(0, 0.1, (donors.categories.size, 1)))[donors.codes]
     depth = np.exp(rng.normal(0, 0.2, (len(cells), 1)))
-    counts = _negative_binomial(depth * (background * donor + bound), 15.0, rng)
+    counts = _gamma_poisson(depth * (background * donor + bound), 15.0, rng)
     return counts.astype(np.float32)
 
 
-def _negative_binomial(mean: np.ndarray, dispersion: float | np.ndarray, rng: _Rng) -> np.ndarray:
-    """Counts of variance mean + mean² / dispersion."""
-    return rng.poisson(rng.gamma(dispersion, mean / dispersion))
+def _gamma_poisson(mean: np.ndarray, size: float | np.ndarray, rng: _Rng) -> np.ndarray:
+    """Negative binomial counts, of variance mean + mean² / size."""
+    return rng.poisson(rng.gamma(size, mean / size))
 
 
 def _kind_of(programme: bool | Programme) -> str:

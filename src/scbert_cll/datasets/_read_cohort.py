@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 from anndata import AnnData
@@ -14,7 +13,7 @@ from scbert_cll._survival import units
 from scbert_cll._survival.outcome import distinct, entry_before_end, one_end
 from scbert_cll._survival.units import Unit
 from scbert_cll.datasets import _tables
-from scbert_cll.datasets._tables import Meanings, Table, are_plain, event_meanings, events
+from scbert_cll.datasets._tables import Meanings, Table, events
 
 
 def read_cohort(
@@ -27,7 +26,7 @@ def read_cohort(
     entry_key: str | None = None,
     competing_key: str | None = None,
     unit: Unit = "years",
-    event_values: Mapping[Any, int] | None = None,
+    event_values: Mapping[str, int] | Mapping[int, int] | None = None,
     sep: str | None = None,
     transpose: bool = False,
     sha256: Mapping[str, str] | None = None,
@@ -117,7 +116,7 @@ def read_cohort(
     names |= {"entry_key": entry_key, "competing_key": competing_key}
     keys = {name: key for name, key in names.items() if key}
     _check_keys(keys)
-    meanings = event_meanings(event_values)
+    meanings = _tables.event_meanings(event_values)
     tables, files = _tables.read_tables(
         {"expression": expression, "clinical": clinical}, sep=sep, sha256=sha256
     )
@@ -154,10 +153,10 @@ def _check_keys(keys: Mapping[str, str]) -> None:
 
 def _outcome(
     seen: pd.DataFrame, keys: Mapping[str, str], unit: Unit, meanings: Meanings | None
-) -> dict[str, pd.Series]:
+) -> dict[str, pd.Series[float]]:
     """The columns of the outcome in years and in 0 and 1."""
     columns = {name: seen[key] for name, key in keys.items()}
-    outcome: dict[str, pd.Series] = {}
+    outcome: dict[str, pd.Series[float]] = {}
     if "event_key" in columns:
         outcome["event_key"] = events(columns["event_key"], keys["event_key"], meanings)
     for name in ("time_key", "entry_key"):
@@ -170,7 +169,8 @@ def _outcome(
         units.check_unit(time, unit, entry=entry)
     if "competing_key" in columns:
         column = columns["competing_key"]
-        if are_plain(column):  # they are just that, whatever the other's words mean
+        # they are just that, whatever the other's words mean
+        if _tables.are_plain(column):
             meanings = None
         competing = events(column, keys["competing_key"], meanings)
         one_end(outcome["event_key"], competing)

@@ -18,6 +18,8 @@ from scbert_cll._checks.text import fields_of, odd_quotes, read_text
 from scbert_cll._checks.words import listed
 from scbert_cll.datasets import _tables
 
+type Lines = dict[str, list[list[str]]]  # fields of the lines that begin with a key
+
 _SAMPLE: Final = "!Sample_"
 _SERIES: Final = "!Series_"
 _ACCESSION: Final = "!Sample_geo_accession"
@@ -100,9 +102,9 @@ def read_geo_series(path: str | PathLike[str], *, sha256: str | None = None) -> 
     return adata
 
 
-def parts(path: Path, name: str) -> tuple[dict[str, list[list[str]]], pd.DataFrame]:
+def parts(path: Path, name: str) -> tuple[Lines, pd.DataFrame]:
     """Lines of a whole series matrix by their name, each as its values; and the table."""
-    lines: dict[str, list[list[str]]] = {}
+    lines: Lines = {}
     table, is_complete = pd.DataFrame(), False
     try:
         text = read_text(path)
@@ -163,7 +165,7 @@ def _table(file: TextIO, name: str) -> tuple[pd.DataFrame, bool]:
     return table.iloc[:-1].set_axis(pd.Index(header, dtype=object), axis=1), is_complete
 
 
-def _described(lines: dict[str, list[list[str]]], samples: pd.Index) -> pd.DataFrame:
+def _described(lines: Lines, samples: pd.Index[str]) -> pd.DataFrame:
     """Samples × what their authors say of them; a name that a sample has twice gets ``_2``."""
     columns: dict[str, dict[str, str]] = {}
     for line, rows in lines.items():

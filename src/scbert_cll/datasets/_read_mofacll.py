@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from scbert_cll import _keys
 from scbert_cll._checks.words import listed
 from scbert_cll._survival import units
 from scbert_cll.datasets import _tables
-from scbert_cll.datasets._tables import Table, events, word_of
+from scbert_cll.datasets._tables import Record, Table, events, word_of
 
 _PATIENT: Final = "patientID"
 _NAMES: Final = {"treatedAfter": "treated", "treatment": "treated_ever"}
@@ -143,9 +143,10 @@ def read_mofacll(
         renamed = {name: f"{name}_{role}" for name in columns if name in obs}
         obs = obs.join(columns.rename(columns=renamed))
     if {"IGHV", "TTT", "treated"} <= set(obs):
-        _check_ighv(obs["IGHV"], obs["TTT"], obs["treated"])
+        _check_ighv(obs[["IGHV", "TTT", "treated"]])
     values: pd.DataFrame | None = None
-    var, record = None, dict[str, Any]()
+    record: Record = {}
+    var = None
     if "proteome" in tables:
         values, var, record = _proteins(tables["proteome"])
     elif "expression" in tables:
@@ -206,23 +207,23 @@ def _described(table: pd.DataFrame) -> pd.DataFrame:
             )
         status = pd.CategoricalDtype(list(_STATUS), ordered=True)
         obs["IGHV"] = words.map(_IGHV).reindex(table.index).astype(status)
-    if {"TP53", "del17p"} <= set(obs):
-        both = pd.concat([events(table[name], name) for name in ("TP53", "del17p")], axis=1)
+    losses = "TP53", "del17p"
+    if set(losses) <= set(obs):
+        both = pd.concat([events(table[name], name) for name in losses], axis=1)
         is_certain = both.notna().all(axis=1) | (both == 1).any(axis=1)
         obs["TP53ab"] = _tables.yes_or_no(both.max(axis=1).where(is_certain))
     return obs
 
 
-def _check_ighv(mutated: pd.Series, time: pd.Series, event: pd.Series) -> None:
+def _check_ighv(outcome: pd.DataFrame) -> None:
     """Patients with mutated IGHV are treated later.
 
     The opposite, and clearly so, is a table with its words exchanged.
     """
-    sums = pd.DataFrame({"events": event, "years": time, "IGHV": mutated}).dropna()
-    sums = sums.groupby("IGHV", observed=False).sum()
+    sums = outcome.dropna().groupby("IGHV", observed=False).sum()
     if (sums <= 0).any(axis=None):
         return
-    rate, n = sums["events"] / sums["years"], sums["events"]
+    rate, n = sums["treated"] / sums["TTT"], sums["treated"]
     ratio = rate["mutated"] / rate["unmutated"]
     if np.log(ratio) / np.sqrt((1 / n).sum()) > _CLEARLY:
         raise ValueError(
@@ -232,9 +233,7 @@ def _check_ighv(mutated: pd.Series, time: pd.Series, event: pd.Series) -> None:
         )
 
 
-def _proteins(
-    table: pd.DataFrame,
-) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, np.ndarray]]:
+def _proteins(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, Record]:
     """Patients × symbols, one protein of each, the one that is measured most often; and its names.
 
     From proteins × (name, Ensembl id, symbol, patients). Also the names of proteins without a
@@ -249,7 +248,8 @@ def _proteins(
     about = about.assign(missing=values.isna().sum(axis=1), mean=values.mean(axis=1))
     named = about[about["hgnc_symbol"].notna() & (about["hgnc_symbol"] != "")]
     best = named.sort_values("mean", ascending=False, kind="stable")
-    best = best.sort_values("missing", kind="stable").drop_duplicates("hgnc_symbol").sort_index()
+    best = best.sort_values("missing", kind="stable")
+    best = best.drop_duplicates("hgnc_symbol").sort_index()
     symbols = pd.Index(best["hgnc_symbol"].astype(str), dtype=object)
     var = best[["name", "ensembl_gene_id"]].fillna("").astype(str).astype(object)
     var = var.set_axis(["protein", "ensembl"], axis=1).set_axis(symbols, axis=0)

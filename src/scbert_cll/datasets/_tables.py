@@ -34,7 +34,7 @@ _LARGEST_LOG: Final = 50.0  # no logarithm of an intensity or a count comes near
 
 
 def read_tables(
-    sources: Mapping[str, Any],
+    sources: Mapping[str, object],
     *,
     sep: str | None = None,
     sha256: Mapping[str, str] | None = None,
@@ -199,11 +199,11 @@ def expression_numbers(table: pd.DataFrame, what: str) -> np.ndarray:
     return values
 
 
-def joined(expression: pd.DataFrame | None, obs: pd.DataFrame) -> tuple[AnnData, Record]:
+def joined(values: pd.DataFrame | None, obs: pd.DataFrame) -> tuple[AnnData, Record]:
     """The samples that both have, in the order of the expression; others are left out and named."""
-    if expression is None:
-        expression = pd.DataFrame(index=obs.index)
-    names, shared = expression.index, expression.index.isin(obs.index)
+    if values is None:
+        values = pd.DataFrame(index=obs.index)
+    names, shared = values.index, values.index.isin(obs.index)
     only = {"expression": names[~shared], "clinical": obs.index[~obs.index.isin(names)]}
     if left_out := [
         f"{len(others)} that are only in the {name} table ({listed(others, 3)})"
@@ -214,7 +214,7 @@ def joined(expression: pd.DataFrame | None, obs: pd.DataFrame) -> tuple[AnnData,
             f"{shared.sum()} samples are in both tables; left out: {' and '.join(left_out)}.",
             stacklevel=3,
         )
-    adata = as_anndata(expression[shared], obs.loc[names[shared]])
+    adata = as_anndata(values[shared], obs.loc[names[shared]])
     warn_of_scale(adata, "the expression table", stacklevel=4)
     record: Record = {"n_samples": adata.n_obs}
     for name, others in only.items():
@@ -339,7 +339,7 @@ def are_plain(column: pd.Series) -> bool:
     return {word_of(value).upper() for value in column.dropna()} <= set(_YES_NO)
 
 
-def word_of(value: Any) -> str:
+def word_of(value: object) -> str:
     """A value as text; 1.0, 1 and '1' are one word."""
     if isinstance(value, bool | np.bool_):
         return str(bool(value)).upper()

@@ -205,8 +205,8 @@ def _resampled(
     return new
 
 
-def _smote(adata: AnnData, group: pd.Series, sampler: SMOTE, use_rep: str | None) -> AnnData:
-    k, seed = sampler.k_neighbors, sampler.random_state
+def _smote(adata: AnnData, group: pd.Series, smote: SMOTE, rep: str | None) -> AnnData:
+    k, seed = smote.k_neighbors, smote.random_state
     rows = adata.obs_names.get_indexer(group.index)
     sizes = group.value_counts().sort_index()
     if len(small := sizes[(sizes <= k) & (sizes < sizes.max())]):
@@ -216,9 +216,9 @@ def _smote(adata: AnnData, group: pd.Series, sampler: SMOTE, use_rep: str | None
             f"{named}. Merge the group, lower k_neighbors, or use method='weights'."
         )
     _refuse_derived(adata)
-    space = _neighbour_space(adata, rows, use_rep, seed)
+    space = _neighbour_space(adata, rows, rep, seed)
     with calm():
-        resampled, _ = sampler.fit_resample(space, group.to_numpy(dtype=str))
+        resampled, _ = smote.fit_resample(space, group.to_numpy(dtype=str))
     n = rows.size
     parents = resampled[n:, -n:]  # (new, training cells): 1 − u and u
     new = _grown(adata, rows[np.asarray(parents.argmax(axis=1)).ravel()], "smote")

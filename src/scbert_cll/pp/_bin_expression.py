@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 from anndata import AnnData
@@ -21,7 +20,7 @@ def bin_expression(
     n_bins: int = 5,
     target_sum: float = 1e4,
     fit_on: str | np.ndarray | None = None,
-    edges: Mapping[str, Any] | None = None,
+    edges: Mapping[str, object] | None = None,
     key_added: str = _keys.BINNED,
     copy: bool = False,
 ) -> AnnData | None:

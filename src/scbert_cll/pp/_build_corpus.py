@@ -6,7 +6,7 @@ from dataclasses import asdict
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,7 @@ from scbert_cll._corpus.plan import (
 from scbert_cll._corpus.request import Request, memory_size, source_files
 from scbert_cll._corpus.scan import Scan
 from scbert_cll._corpus.write import Job
+from scbert_cll._disk.formats import Json
 from scbert_cll._disk.left_overs import claim, only_writer
 from scbert_cll._optional import require
 from scbert_cll.vocab import Aliases, GeneVocab, Vocabulary, read_aliases
@@ -47,7 +48,7 @@ def build_corpus(
     method: Method = "log2",
     n_bins: int = 5,
     target_sum: float = 1e4,
-    edges: Mapping[str, Any] | None = None,
+    edges: Mapping[str, object] | None = None,
     aliases: Aliases | None = None,
     min_matched: float = 0.5,
     min_genes: int = 1,
@@ -176,7 +177,7 @@ def build_corpus(
         )
     binning = None
     if binned:
-        binning = _cuts(genes.names, Scheme(method, n_bins, target_sum), edges)
+        binning = _cuts(genes, Scheme(method, n_bins, target_sum), edges)
         binning["params"]["layer"] = layer or "X"
     request = Request(
         vocab=genes,
@@ -213,7 +214,7 @@ def build_corpus(
     return table
 
 
-def _cuts(genes: pd.Index, scheme: Scheme, edges: Any) -> dict[str, Any]:
+def _cuts(vocab: GeneVocab, scheme: Scheme, edges: Mapping[str, object] | None) -> Json:
     """Record of `bin_expression` for cells that are not here yet: nothing is learned from them."""
     scheme = scheme.agreed(edges)
     if edges is None and scheme.is_learned:
@@ -223,9 +224,10 @@ def _cuts(genes: pd.Index, scheme: Scheme, edges: Any) -> dict[str, Any]:
             f"method={scheme.method!r}) and pass edges=sample.uns['binned']. log2 and quantile "
             f"need none."
         )
-    no_cells = sparse.csr_matrix((0, len(genes)))
-    lower = scheme.lower_edges(edges, genes, no_cells, np.zeros(0))
-    return {"edges": lower, "params": asdict(scheme) | _checks.counts.totals_of(genes)}
+    no_cells = sparse.csr_matrix((0, len(vocab)))
+    lower = scheme.lower_edges(edges, vocab.names, no_cells, np.zeros(0))
+    totals = _checks.counts.totals_of(vocab.names)
+    return {"edges": lower, "params": asdict(scheme) | totals}
 
 
 def _build(building: Building, out: Path) -> pd.DataFrame:
@@ -237,9 +239,11 @@ def _build(building: Building, out: Path) -> pd.DataFrame:
     _refuse_nothing_usable(scans, reasons, request)
     columns = merged_columns(list(scans.values()), request.obs_columns)
     donors = cells_of_donors(scans.values(), request.donor_key)
-    val_donors = deal_donors(donors, request.val_fraction, request.val_donors, request.rng)
+    share, named = request.val_fraction, request.val_donors
+    val_donors = deal_donors(donors, share, named, request.rng)
     parts = {i: parts_of(scan, val_donors) for i, scan in scans.items()}
-    job = Job(request, building.paths, scans, building.stamps, parts, list(donors), columns)
+    paths, stamps = building.paths, building.stamps
+    job = Job(request, paths, scans, stamps, parts, list(donors), columns)
     runs = {part: deal_runs(scans, parts, part, request) for part in PARTS}
     datasets = building.write(runs, job)
     merged = ("asked", "columns", "order")  # of each scan
@@ -289,7 +293,7 @@ def _counts(counts: sparse.csr_matrix) -> sparse.csr_matrix:
     return counts
 
 
-def _listed_binning(binning: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _listed_binning(binning: Json | None) -> Json | None:
     """What fits into the manifest: edges of every gene have a file of their own."""
     if binning is None:
         return None
