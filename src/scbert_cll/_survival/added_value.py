@@ -18,7 +18,8 @@ from scbert_cll._survival.outcome import Outcome
 
 type Measure = Callable[[Outcome, np.ndarray], float]
 type Measures = dict[str, Measure]
-type _Pair = tuple[float, float]  # of the model without the score and of that with it
+# by measure, of the model without the score and of that with it
+type _Values = dict[str, tuple[float, float]]
 
 _UNO = "Scoring by Uno's C and AUC(t) with scikit-survival"
 _FEWEST = 20  # draws: the outer 2.5 % of fewer are no percentiles
@@ -65,7 +66,7 @@ def gains(
     models, n = (base, full), len(base)
     x = [frame.to_numpy(dtype=np.float64) for frame in models]
 
-    def judged(coefs: list[np.ndarray], rows: np.ndarray) -> dict[str, _Pair]:
+    def judged(coefs: list[np.ndarray], rows: np.ndarray) -> _Values:
         some = outcome.take(rows)
         one, both = (values[rows] @ coef for values, coef in zip(x, coefs, strict=True))
         return {name: (of(some, one), of(some, both)) for name, of in measures.items()}
@@ -77,17 +78,15 @@ def gains(
     apparent = judged(learned(everyone), everyone)
     draws = []
     hidden = not progress or n_bootstrap < 2
-    for stream in Bar(rng.spawn(n_bootstrap), desc="bootstrap", leave=False, disable=hidden):
+    streams = Bar(rng.spawn(n_bootstrap), desc="bootstrap", leave=False, disable=hidden)
+    for stream in streams:
         rows = stream.integers(0, n, n)
         try:
             coefs = learned(rows)
             draws.append((judged(coefs, rows), judged(coefs, everyone)))
         except ValueError:  # not to be learned, as where a rare category was not drawn
             continue
-    return {
-        name: _gain(*apparent[name], [(drawn[name], all_[name]) for drawn, all_ in draws])
-        for name in measures
-    }
+    return {name: _gain(name, apparent, draws) for name in measures}
 
 
 def _coefficients(outcome: Outcome, columns: pd.DataFrame) -> np.ndarray:
@@ -101,8 +100,10 @@ def _coefficients(outcome: Outcome, columns: pd.DataFrame) -> np.ndarray:
     return best.coef
 
 
-def _gain(base: float, full: float, draws: list[tuple[_Pair, _Pair]]) -> Gain:
-    among_drawn, among_all = np.array(draws).reshape(-1, 2, 2).transpose(1, 2, 0)
+def _gain(name: str, apparent: _Values, draws: list[tuple[_Values, _Values]]) -> Gain:
+    base, full = apparent[name]
+    pairs = [(drawn[name], everyone[name]) for drawn, everyone in draws]
+    among_drawn, among_all = np.array(pairs).reshape(-1, 2, 2).transpose(1, 2, 0)
     gain = among_drawn[1] - among_drawn[0]
     optimism = gain - (among_all[1] - among_all[0])
     finite = np.isfinite(optimism)

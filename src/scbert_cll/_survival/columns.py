@@ -8,6 +8,7 @@ from typing import Final, cast
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from pandas.api import types
 
 from scbert_cll import _keys
 from scbert_cll._checks.people import categories_of, class_name
@@ -46,7 +47,7 @@ def refuse_outcome(adata: AnnData, key: str, outcome: Sequence[str], remedy: str
 
 
 def _check_values(values: pd.Series, key: str) -> None:
-    if pd.api.types.is_numeric_dtype(values):
+    if types.is_numeric_dtype(values):
         if len(bad := values.index[np.isinf(values.astype(np.float64))]):
             raise ValueError(
                 f"The covariate {key!r} is infinite in {listed(bad)}; make it missing (NaN)."
@@ -72,7 +73,7 @@ def patient_groups(obs: pd.DataFrame, key: str, taken: Sequence[str]) -> pd.Seri
             "be compared, too."
         )
     values = obs[key]
-    numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    numeric = types.is_numeric_dtype(values) and not types.is_bool_dtype(values)
     if numeric and (values.nunique() > _MOST or (values.dropna() % 1 != 0).any()):
         raise ValueError(
             f"adata.obs[{key!r}] holds {values.nunique()} different numbers, and groups are "

@@ -47,7 +47,8 @@ def survival(
         tables["cox"], doubts = _adjusted(outcome, group, name, covariates)
         notes += doubts
     if outcome.entry is not None:
-        notes += [note for label, table in counts.items() for note in _early(label, table)]
+        for label, table in counts.items():
+            notes += _early(label, table)
     return tables | {"logrank": logrank(outcome, group), "notes": notes}
 
 
@@ -60,13 +61,14 @@ def _counts(outcome: Outcome) -> pd.DataFrame:
     time = np.sort(np.asarray(outcome.time))
     entry = np.zeros(len(time)) if outcome.entry is None else np.sort(outcome.entry)
     times = np.unique(np.concatenate([entry, time]))
-    at_risk = np.searchsorted(entry, times, "left") - np.searchsorted(time, times, "left")
+    at_risk = np.searchsorted(entry, times) - np.searchsorted(time, times)
     at_risk[0] = (entry == times[0]).sum()
     event = outcome.event
-    competing = np.zeros(len(time), dtype=bool) if outcome.competing is None else outcome.competing
-    ends = {"n_events": event, "n_competing": competing, "n_censored": ~event & ~competing}
-    place = np.searchsorted(times, np.asarray(outcome.time))
-    counts = {name: np.bincount(place[who], minlength=len(times)) for name, who in ends.items()}
+    competing = np.zeros_like(event) if outcome.competing is None else outcome.competing
+    ends = {"n_events": event, "n_competing": competing}
+    ends["n_censored"] = ~event & ~competing
+    place, n = np.searchsorted(times, np.asarray(outcome.time)), len(times)
+    counts = {name: np.bincount(place[who], minlength=n) for name, who in ends.items()}
     return pd.DataFrame({"time": times, "at_risk": at_risk} | counts)
 
 
@@ -80,9 +82,12 @@ def kaplan_meier(counts: pd.DataFrame) -> pd.DataFrame:
     """
     n, d = (counts[name].to_numpy(dtype=np.float64) for name in ("at_risk", "n_events"))
     left = _product_limit(n, d)
-    table = counts.assign(survival=left, n_censored=counts["n_censored"] + counts["n_competing"])
-    table[_LIMITS] = _limits(left, left * np.sqrt(np.cumsum(_greenwood(n, d))), start=1.0)
-    return table.filter(["time", "survival", *_LIMITS, "at_risk", "n_events", "n_censored"])
+    n_censored = counts["n_censored"] + counts["n_competing"]
+    table = counts.assign(survival=left, n_censored=n_censored)
+    error = left * np.sqrt(np.cumsum(_greenwood(n, d)))
+    table[_LIMITS] = _limits(left, error, start=1.0)
+    columns = ["time", "survival", *_LIMITS, "at_risk", "n_events", "n_censored"]
+    return table.filter(columns)
 
 
 def _product_limit(n: np.ndarray, d: np.ndarray) -> np.ndarray:
@@ -110,9 +115,8 @@ def aalen_johansen(counts: pd.DataFrame) -> pd.DataFrame:
 
     Its error is that of the delta method, Greenwood's where no event competes.
     """
-    n, of_event, of_other = (
-        counts[name].to_numpy(dtype=np.float64) for name in ("at_risk", "n_events", "n_competing")
-    )
+    names = ("at_risk", "n_events", "n_competing")
+    n, of_event, of_other = (counts[name].to_numpy(dtype=np.float64) for name in names)
     ends = of_event + of_other
     before = np.concatenate([[1.0], _product_limit(n, ends)[:-1]])
     total, at_risk = _greenwood(n, ends), np.maximum(n, 1)
@@ -140,7 +144,8 @@ def aalen_johansen(counts: pd.DataFrame) -> pd.DataFrame:
 def _summary(label: str, counts: pd.DataFrame) -> dict[str, object]:
     """Size, median time to the event and median follow-up (Kaplan–Meier of being censored)."""
     curve = kaplan_meier(counts)
-    swapped = counts.assign(n_events=counts["n_censored"], n_censored=counts["n_events"])
+    events, censored = counts["n_events"], counts["n_censored"]
+    swapped = counts.assign(n_events=censored, n_censored=events)
     n = counts[["n_events", "n_competing", "n_censored"]].sum()
     return {
         "group": label,
@@ -166,7 +171,7 @@ def logrank(outcome: Outcome, group: pd.Categorical) -> dict[str, float]:
     """
     k = len(group.categories)
     excess, variance = np.zeros(k), np.zeros((k, k))
-    strata = np.zeros(len(group), dtype=np.int64) if outcome.strata is None else outcome.strata
+    strata = np.zeros(len(group)) if outcome.strata is None else outcome.strata
     for stratum in np.unique(strata):
         rows = np.flatnonzero(strata == stratum)
         member, some = np.eye(k)[group.codes[rows]], outcome.take(rows)
@@ -182,8 +187,10 @@ def logrank(outcome: Outcome, group: pd.Categorical) -> dict[str, float]:
         excess += happened.sum(axis=0) - d @ share
         variance += np.diag(weight @ share) - (share * weight[:, None]).T @ share
     df = int(np.linalg.matrix_rank(variance, tol=1e-9))
-    chi2 = float(excess @ np.linalg.pinv(variance, rcond=1e-9) @ excess) if df else np.nan
-    return {"chi2": chi2, "df": df, "p": float(stats.chi2.sf(chi2, df)) if df else np.nan}
+    if not df:
+        return {"chi2": np.nan, "df": df, "p": np.nan}
+    chi2 = float(excess @ np.linalg.pinv(variance, rcond=1e-9) @ excess)
+    return {"chi2": chi2, "df": df, "p": float(stats.chi2.sf(chi2, df))}
 
 
 # -- hazard ratios

@@ -38,10 +38,12 @@ class RiskSets:
         rank = np.arange(len(self.events)) - self._first[self.tie]
         self.tied_fraction = rank / n_tied[self.tie]
         self._n_at_risk = np.searchsorted(before, times, side="right")
-        self._first_tie = np.searchsorted(times, before)  # that a patient is at risk for
+        # the first of the times that a patient is at risk for
+        self._first_tie = np.searchsorted(times, before)
         self._matrix: np.ndarray | None = None
         if outcome.entry is not None:
-            at_risk = (before <= times[:, None]) & (outcome.entry[self.rows] < -times[:, None])
+            entry = outcome.entry[self.rows]
+            at_risk = (before <= times[:, None]) & (entry < -times[:, None])
             self._matrix = at_risk.astype(np.float64)
 
     def sums(self, values: np.ndarray) -> np.ndarray:
@@ -65,7 +67,8 @@ class RiskSets:
             total = np.append(np.cumsum(per_time[::-1])[::-1], 0.0)[self._first_tie]
         else:
             total = per_time @ self._matrix
-        total[self.events] -= np.bincount(self.tie, values * self.tied_fraction, n)[self.tie]
+        tied = np.bincount(self.tie, values * self.tied_fraction, n)
+        total[self.events] -= tied[self.tie]
         return np.asarray(total)
 
     @classmethod
@@ -73,9 +76,8 @@ class RiskSets:
         """One for each stratum."""
         if outcome.strata is None:
             return [cls(outcome, np.arange(len(outcome.event)))]
-        return [
-            cls(outcome, np.flatnonzero(outcome.strata == s)) for s in np.unique(outcome.strata)
-        ]
+        strata = outcome.strata
+        return [cls(outcome, np.flatnonzero(strata == s)) for s in np.unique(strata)]
 
 
 class Moments(NamedTuple):
@@ -90,9 +92,10 @@ class Moments(NamedTuple):
 
     def information(self, one: slice = slice(None), other: slice = slice(None)) -> np.ndarray:
         """Minus the second derivative, for some columns × some columns."""
-        second = (self.columns[:, one] * self.weight[:, None]).T @ self.columns[:, other]
-        of_means = (self.mean[:, one] * self.event_weight[:, None]).T @ self.mean[:, other]
-        return np.asarray(second - of_means)
+        weighted = self.columns[:, one] * self.weight[:, None]
+        weighted_mean = self.mean[:, one] * self.event_weight[:, None]
+        of_means = weighted_mean.T @ self.mean[:, other]
+        return np.asarray(weighted.T @ self.columns[:, other] - of_means)
 
     def curvature(self, which: slice) -> np.ndarray:
         """The diagonal of the information."""
@@ -218,7 +221,8 @@ def score_test(
         curvature = curvature - (mixed * np.linalg.solve(of_given, mixed)).sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         z = slope / np.sqrt(curvature)
-    return np.where(curvature > 1e-9, z, 0.0)  # a combination of the covariates has no z
+    # a combination of the covariates has no z
+    return np.where(curvature > 1e-9, z, 0.0)
 
 
 def proportional(outcome: Outcome, columns: np.ndarray, risk: np.ndarray) -> np.ndarray:
@@ -235,8 +239,8 @@ def proportional(outcome: Outcome, columns: np.ndarray, risk: np.ndarray) -> np.
     slope, powers = np.zeros(p), np.zeros((3, p, p))  # information by powers of g
     for stratum in RiskSets.of(outcome):
         rows = stratum.rows
-        each = g[rows][stratum.events]
-        parts = [of_stratum(stratum, risk[rows], columns[rows], each**power) for power in range(3)]
+        each, ends = g[rows][stratum.events], (risk[rows], columns[rows])
+        parts = [of_stratum(stratum, *ends, each**power) for power in range(3)]
         slope += parts[1].slope
         powers += [part.information() for part in parts]
     variance = np.diag(powers[2] - powers[1] @ np.linalg.solve(powers[0], powers[1]))
@@ -248,6 +252,7 @@ def _before_event(outcome: Outcome) -> np.ndarray:
     time = np.asarray(outcome.time)
     entry = np.zeros_like(time) if outcome.entry is None else outcome.entry
     times, n_events = np.unique(time[outcome.event], return_counts=True)
-    at_risk = np.searchsorted(np.sort(entry), times) - np.searchsorted(np.sort(time), times)
+    n_left = np.searchsorted(np.sort(time), times)
+    at_risk = np.searchsorted(np.sort(entry), times) - n_left
     survival = np.cumprod(np.concatenate([[1.0], 1 - n_events / at_risk]))[:-1]
     return np.asarray(1 - survival[np.searchsorted(times, time[outcome.event])])

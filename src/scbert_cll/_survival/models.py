@@ -16,7 +16,8 @@ from scbert_cll._survival import likelihood
 from scbert_cll._survival.outcome import Outcome
 
 _Z: Final = float(stats.norm.ppf(0.975))
-_WIDE: Final = 7.0  # standard deviations times coefficient, from which an effect diverges
+# standard deviations times coefficient, from which an effect diverges
+_WIDE: Final = 7.0
 _VAGUE: Final = 20.0  # the same times its standard error
 
 
@@ -34,13 +35,15 @@ class Fit:
     @cached_property
     def risk(self) -> np.ndarray:
         """The linear predictor of each patient, higher = earlier event."""
-        return np.asarray(self.columns.to_numpy(dtype=np.float64) @ self.coef.to_numpy())
+        x = self.columns.to_numpy(dtype=np.float64)
+        return np.asarray(x @ self.coef.to_numpy())
 
     def table(self) -> pd.DataFrame:
         """One row per coefficient; ``ph_p`` is that of proportional hazards."""
         coef, se = self.coef, self.se
         table = pd.DataFrame({"coef": coef, "se": se, "ratio": np.exp(coef)})
-        table["ci_low"], table["ci_high"] = np.exp(coef - _Z * se), np.exp(coef + _Z * se)
+        table["ci_low"] = np.exp(coef - _Z * se)
+        table["ci_high"] = np.exp(coef + _Z * se)
         table["z"] = coef / se
         table["p"] = 2 * stats.norm.sf(table["z"].abs())
         table["ph_p"] = np.nan
@@ -66,7 +69,7 @@ def design(frame: pd.DataFrame) -> pd.DataFrame:
             continue
         categories = values.astype("category").cat.remove_unused_categories()
         levels = pd.get_dummies(categories, dtype=np.float64).iloc[:, 1:]
-        parts.append(levels.rename(columns={level: f"{name}: {level}" for level in levels}))
+        parts.append(levels.add_prefix(f"{name}: "))
     return pd.concat(parts, axis=1) if parts else pd.DataFrame(index=frame.index)
 
 
@@ -82,7 +85,8 @@ def fit(outcome: Outcome, columns: pd.DataFrame) -> Fit:
     best = likelihood.maximum(outcome, columns.to_numpy(dtype=np.float64))
     coef, se = (pd.Series(values, columns.columns) for values in (best.coef, best.se))
     _check_separation(coef, se, columns.std(), converged=best.converged)
-    return Fit(outcome, columns, coef, se, best.log_likelihood, best.log_likelihood_null)
+    heights = best.log_likelihood, best.log_likelihood_null
+    return Fit(outcome, columns, coef, se, *heights)
 
 
 def _check_design(columns: pd.DataFrame) -> None:
@@ -93,7 +97,8 @@ def _check_design(columns: pd.DataFrame) -> None:
             f"{listed(constant)} is the same in all {n} patients that are left. Take it out of "
             "covariates, or merge its categories."
         )
-    rank = np.linalg.matrix_rank(np.column_stack([np.ones(n), columns.to_numpy(dtype=np.float64)]))
+    x = np.column_stack([np.ones(n), columns.to_numpy(dtype=np.float64)])
+    rank = np.linalg.matrix_rank(x)
     if rank <= columns.shape[1]:
         raise ValueError(
             f"The covariates are collinear: {listed(columns.columns, 12)} have "
@@ -124,7 +129,8 @@ def concordance(outcome: Outcome, risk: np.ndarray) -> float:
     difference = risk[event][:, None] - risk[None, :]
     difference = np.where(np.abs(difference) < 1e-12, 0.0, difference)
     n = comparable.sum()
-    agree = ((difference > 0) & comparable).sum() + 0.5 * ((difference == 0) & comparable).sum()
+    tied = ((difference == 0) & comparable).sum()
+    agree = ((difference > 0) & comparable).sum() + 0.5 * tied
     return float(agree) / n if n else np.nan
 
 

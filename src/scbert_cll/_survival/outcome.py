@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -12,13 +12,7 @@ from anndata import AnnData
 
 from scbert_cll._checks.adata import in_memory
 from scbert_cll._checks.words import key_in, listed, unique
-from scbert_cll._survival.units import (
-    Unit,
-    check_not_brought_to_years,
-    check_unit,
-    numbers_of,
-    times,
-)
+from scbert_cll._survival import units
 
 
 @dataclass(frozen=True)
@@ -44,8 +38,8 @@ class Outcome:
 
     event: np.ndarray  # (n,) bool
     time: np.ndarray | None = None  # (n,) float64, end of follow-up
-    entry: np.ndarray | None = None  # (n,) float64, start of observation on the same clock
-    competing: np.ndarray | None = None  # (n,) bool, ended by what makes the event impossible
+    entry: np.ndarray | None = None  # (n,) float64, its start, on the same clock
+    competing: np.ndarray | None = None  # (n,) bool, the event became impossible
     strata: np.ndarray | None = None  # (n,) int64, each with a baseline of its own
 
     def take(self, rows: np.ndarray) -> Outcome:
@@ -124,7 +118,7 @@ class Attrition:
             )
 
 
-def patients(adata: Any) -> AnnData:
+def patients(adata: object) -> AnnData:
     """An AnnData with one row per patient; genes are not needed for what is in `obs`."""
     samples = in_memory(adata)
     if len(repeated := samples.obs_names[samples.obs_names.duplicated()].unique()):
@@ -138,7 +132,7 @@ def patients(adata: Any) -> AnnData:
     return samples
 
 
-def read(adata: AnnData, keys: OutcomeKeys, unit: Unit) -> tuple[Outcome, Attrition]:
+def read(adata: AnnData, keys: OutcomeKeys, unit: units.Unit) -> tuple[Outcome, Attrition]:
     """The outcome of all patients, and which of them have one.
 
     The arrays of the others hold placeholders.
@@ -153,8 +147,10 @@ def read(adata: AnnData, keys: OutcomeKeys, unit: Unit) -> tuple[Outcome, Attrit
         )
     distinct(keys.columns, "The columns of the outcome and strata")
     columns = {key: obs[key] for key in keys.strata}
-    columns |= {key: times(obs[key], key) for key in (keys.time, keys.entry) if key}
-    columns |= {key: _yes_or_no(obs, key) for key in (keys.event, keys.competing) if key}
+    for key in filter(None, (keys.time, keys.entry)):
+        columns[key] = units.times(obs[key], key)
+    for key in filter(None, (keys.event, keys.competing)):
+        columns[key] = _yes_or_no(obs, key)
     if keys.time and keys.entry:
         entry_before_end(columns[keys.entry], columns[keys.time])
     if keys.competing:
@@ -167,8 +163,9 @@ def read(adata: AnnData, keys: OutcomeKeys, unit: Unit) -> tuple[Outcome, Attrit
     if keys.competing:
         arrays["competing"] = arrays["competing"].astype(bool)
     if keys.strata:  # one number for each combination
-        names, by = obs[list(keys.strata)].astype(str), list(keys.strata)
-        arrays["strata"] = names.groupby(by, observed=True).ngroup().to_numpy(dtype=np.int64)
+        by = list(keys.strata)
+        number = obs[by].astype(str).groupby(by, observed=True).ngroup()
+        arrays["strata"] = number.to_numpy(dtype=np.int64)
     if keys.time:
         why = f"not after {keys.entry}" if keys.entry else "0"
         at_risk = arrays["time"] > arrays.get("entry", 0)
@@ -177,8 +174,9 @@ def read(adata: AnnData, keys: OutcomeKeys, unit: Unit) -> tuple[Outcome, Attrit
     if keys.time:
         rows = attrition.included
         start = columns[keys.entry][rows] if keys.entry else None
-        check_unit(columns[keys.time][rows], unit, parameter="time_unit", entry=start)
-        check_not_brought_to_years(adata, keys.time, unit)
+        time = columns[keys.time][rows]
+        units.check_unit(time, unit, parameter="time_unit", entry=start)
+        units.check_not_brought_to_years(adata, keys.time, unit)
     return Outcome(attrition.event, **arrays), attrition
 
 
@@ -207,13 +205,14 @@ def one_end(event: pd.Series, competing: pd.Series) -> None:
 
 def _yes_or_no(obs: pd.DataFrame, key: str) -> pd.Series:
     """0 and 1, or False and True."""
-    remedy = f" Say what the words mean, e.g. adata.obs[{key!r}].map({{'yes': 1, 'no': 0}})."
-    values = numbers_of(obs, key, "0 (no event, censored) and 1 (event)", remedy)
+    column = f"adata.obs[{key!r}]"
+    remedy = f" Say what the words mean, e.g. {column}.map({{'yes': 1, 'no': 0}})."
+    values = units.numbers_of(obs, key, "0 (no event, censored) and 1 (event)", remedy)
     present = set(values.dropna())
     if others := sorted(present - {0.0, 1.0}):
         hint = " 1 and 2 are R's words: subtract 1." if present <= {1.0, 2.0} else ""
         raise ValueError(
-            f"adata.obs[{key!r}] must be 0 (no event, censored) or 1 (event); found "
+            f"{column} must be 0 (no event, censored) or 1 (event); found "
             f"{listed(f'{value:g}' for value in others)}.{hint}"
         )
     return values

@@ -52,11 +52,14 @@ def _r2(score: np.ndarray, covariates: np.ndarray) -> float:
 def linearity(outcome: Outcome, score: pd.Series, covariates: pd.DataFrame) -> dict[str, float]:
     """Likelihood ratio of a cubic spline (three knots) against a line, given the covariates."""
     line = pd.concat([score, covariates], axis=1)
-    curve = pd.DataFrame({"spline": restricted_cubic(score.to_numpy())}, index=score.index)
-    if curve["spline"].std() < 1e-9 or (outcome.n_informative < 10 * (line.shape[1] + 1)):
+    bend = restricted_cubic(score.to_numpy())
+    curve = pd.DataFrame({"spline": bend}, index=score.index)
+    least = 10 * (line.shape[1] + 1)  # events
+    if curve["spline"].std() < 1e-9 or outcome.n_informative < least:
         return {"chi2": np.nan, "p": np.nan}
     curve /= curve.std()
-    test = likelihood_ratio(fit(outcome, line), fit(outcome, pd.concat([line, curve], axis=1)))
+    both = pd.concat([line, curve], axis=1)
+    test = likelihood_ratio(fit(outcome, line), fit(outcome, both))
     return {"chi2": test["lr_chi2"], "p": test["lr_p"]}
 
 
@@ -70,5 +73,6 @@ def restricted_cubic(x: np.ndarray) -> np.ndarray:
         return np.zeros_like(x)
     cubes = [np.maximum(x - knot, 0) ** 3 for knot in (low, middle, high)]
     outer = high - middle
-    bend = cubes[0] - cubes[1] * (high - low) / outer + cubes[2] * (middle - low) / outer
+    bend = cubes[0] - cubes[1] * (high - low) / outer
+    bend += cubes[2] * (middle - low) / outer
     return np.asarray(bend / (high - low) ** 2)

@@ -80,7 +80,8 @@ def check_unit(
     choice(unit, list(PER_YEAR), parameter)
     longest = float((time if entry is None else time - entry).max())
     latest, years = float(time.max()), longest / PER_YEAR[unit]
-    if np.isnan(years) or (_SHORTEST <= years <= _LONGEST and latest / PER_YEAR[unit] <= _OLDEST):
+    oldest = latest / PER_YEAR[unit]
+    if np.isnan(years) or (_SHORTEST <= years <= _LONGEST and oldest <= _OLDEST):
         return
     in_years = {u: longest / n for u, n in reversed(PER_YEAR.items()) if u != unit}
     likely = {u: n for u, n in in_years.items() if _IS_LIKELY <= n <= _LONGEST}
@@ -104,7 +105,8 @@ def check_unit(
 def check_not_brought_to_years(adata: AnnData, key: str, unit: str) -> None:
     """Times that a reader has brought to years are in no other unit, whatever the column's name."""
     params = adata.uns.get(_keys.COHORT, {}).get("params", {})
-    columns = [str(params[name]) for name in ("time_key", "entry_key") if name in params]
+    keys = ("time_key", "entry_key")
+    columns = [str(params[name]) for name in keys if name in params]
     if unit != "years" and key in [name.replace("/", "_") for name in columns]:
         raise ValueError(
             f"datasets.read_cohort has brought {key!r} from {params.get('unit', 'years')} to "
@@ -131,6 +133,6 @@ def in_unit(result: Mapping[str, Any], unit: Unit | None) -> Mapping[str, Any]:
     tables = {}
     for name in [name for name in _TIMES if name in result]:
         table = result[name]
-        scaled = {column: table[column] * factor for column in _TIMES[name] if column in table}
-        tables[name] = table.assign(**scaled)
+        columns = [column for column in _TIMES[name] if column in table]
+        tables[name] = table.assign(**{key: table[key] * factor for key in columns})
     return {**result, **tables, "params": params | {"time_unit": unit}}

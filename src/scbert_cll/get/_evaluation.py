@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import product
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import pandas as pd
 from anndata import AnnData
@@ -53,7 +53,7 @@ def evaluation(
         The table is not by metric or not by model.
     """
     record, where = _record.read(adata, key, _VERB), f"adata.uns[{key!r}]"
-    tables = {name: entry for name, entry in record.items() if isinstance(entry, pd.DataFrame)}
+    tables = {k: v for k, v in record.items() if isinstance(v, pd.DataFrame)}
     key_in(table, tables, where)
     rows = tables[table].copy()
     for column, names in (("metric", metric), ("model", model)):
@@ -103,13 +103,16 @@ def out_of_fold(
     repeats = dict.fromkeys(int(number) for _, number in runs)
     if repeat is not None and repeat not in repeats:
         raise KeyError(f"Repeat {repeat} is not in {where}; it has {listed(repeats, 12)}.")
-    names, ordered = list(map(str, record["classes"])), bool(record.get("ordered", False))
-    cells = _tested(adata, record["params"], pd.CategoricalDtype(names, ordered=ordered))
-    return pd.concat(
-        _run(table.loc[:, [run == (name, str(number)) for run in runs]], cells, name, number)
-        for name, number in product(models, repeats)
-        if (name, str(number)) in runs and repeat in (None, number)
-    )
+    ordered = bool(record.get("ordered", False))
+    classes = pd.CategoricalDtype(list(map(str, record["classes"])), ordered=ordered)
+    params, parts = record["params"], []
+    columns = {"donor": params.get("donor_key"), "label": params["labels_key"]}
+    cells = _tested(adata, columns, classes)
+    for name, number in product(models, repeats):
+        if (name, str(number)) in runs and repeat in (None, number):
+            of_run = [run == (name, str(number)) for run in runs]
+            parts.append(_run(table.loc[:, of_run], cells, name, number))
+    return pd.concat(parts)
 
 
 def only(
@@ -124,28 +127,30 @@ def only(
             f"{where} is not by {column}; leave {column}= out. Its columns are {columns}."
         )
     existing = table[column].astype(str)
-    return table[existing.isin(_record.named(names, existing, f"the column {column!r} of {where}"))]
+    names = _record.named(names, existing, f"the column {column!r} of {where}")
+    return table[existing.isin(names)]
 
 
 def _best_first(summary: pd.DataFrame) -> pd.DataFrame:
     """Metrics in their order, models of each from best to worst; undefined last."""
     lower = summary["metric"].isin(list(LOWER_IS_BETTER))
-    keys = pd.DataFrame({"rank": summary["estimate"].where(lower, -summary["estimate"])})
+    estimate = summary["estimate"]
+    keys = pd.DataFrame({"rank": estimate.where(lower, -estimate)})
     keys["metric"] = pd.factorize(summary["metric"])[0]
     return summary.loc[keys.sort_values(["metric", "rank"], kind="stable").index]
 
 
 def _tested(
-    adata: AnnData, params: Mapping[str, Any], classes: pd.CategoricalDtype
+    adata: AnnData, columns: Mapping[str, str | None], classes: pd.CategoricalDtype
 ) -> pd.DataFrame:
     """Donor, where known, and label of every cell."""
-    columns = {"donor": params.get("donor_key"), "label": params["labels_key"]}
     cells = {
         name: _checks.adata.obs_column(adata, key)
         for name, key in columns.items()
-        if key not in (None, _record.NOTHING)
+        if key is not None and key != _record.NOTHING
     }
-    cells["label"] = cells["label"].astype(object).map(str, na_action="ignore").astype(classes)
+    labels = cells["label"].astype(object).map(str, na_action="ignore")
+    cells["label"] = labels.astype(classes)
     return pd.DataFrame(cells, adata.obs_names).rename_axis("cell")
 
 
@@ -154,5 +159,6 @@ def _run(proba: pd.DataFrame, cells: pd.DataFrame, model: str, repeat: int) -> p
     classes = cast("pd.CategoricalDtype", cells["label"].dtype)
     values = proba.set_axis([f"proba_{name}" for name in classes.categories], axis=1)
     tested = values.notna().all(axis=1).to_numpy()
-    pred = pd.Categorical.from_codes(values[tested].to_numpy().argmax(axis=1), dtype=classes)
+    codes = values[tested].to_numpy().argmax(axis=1)
+    pred = pd.Categorical.from_codes(codes, dtype=classes)
     return cells[tested].assign(model=model, repeat=repeat, pred=pred).join(values)

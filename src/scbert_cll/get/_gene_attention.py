@@ -87,7 +87,8 @@ def gene_attention(
             "of two groups or more."
         )
     table = table[~_excluded(table.index, exclude)]
-    parts = [_compare(table, name, reference, sort_by).head(n_top or len(table)) for name in groups]
+    n_rows = n_top or len(table)
+    parts = [_compare(table, name, reference, sort_by).head(n_rows) for name in groups]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -108,7 +109,8 @@ def _groups(
     table: pd.DataFrame, group: str | Iterable[str] | None, reference: str, key: str
 ) -> list[str]:
     """Groups to list: those asked for, by default all but the reference."""
-    where, remedy = f"adata.varm[{key!r}]", "These are the groups of tl.gene_attention's groupby."
+    where = f"adata.varm[{key!r}]"
+    remedy = "These are the groups of tl.gene_attention's groupby."
     if reference != REST:
         key_in(reference, table, where, remedy)
     if group is None:
@@ -129,15 +131,19 @@ def _excluded(genes: pd.Index, exclude: str | Iterable[str]) -> np.ndarray:
     """
     if isinstance(exclude, str):
         pattern = re.compile(exclude)
-        return np.array([pattern.search(gene) is not None for gene in genes], dtype=bool)
+        matches = [pattern.search(gene) is not None for gene in genes]
+        return np.array(matches, dtype=bool)
     return genes.isin(list(exclude))
 
 
 def _compare(table: pd.DataFrame, group: str, reference: str, sort_by: str) -> pd.DataFrame:
     """One group's rows, sorted and ranked."""
-    other = table.drop(columns=group).mean(axis=1) if reference == REST else table[reference]
-    columns = {"attention": table[group], "reference": other, "difference": table[group] - other}
-    rows = pd.DataFrame(columns).rename_axis("gene").reset_index()
+    other = table.drop(columns=group).mean(axis=1)
+    if reference != REST:
+        other = table[reference]
+    rows = pd.DataFrame({"attention": table[group], "reference": other})
+    rows["difference"] = rows["attention"] - rows["reference"]
+    rows = rows.rename_axis("gene").reset_index()
     rows = rows.sort_values(sort_by, ascending=False, kind="stable", ignore_index=True)
     rows.insert(0, "group", group)
     return rows.assign(rank=range(1, len(rows) + 1))

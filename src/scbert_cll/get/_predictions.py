@@ -55,8 +55,8 @@ def predictions(
     if split is not None:
         _checks.adata.split(adata, split_key, need=(split,))
     stem = pred_key.removesuffix(_keys.beside("", "pred"))
-    score_key = _keys.beside(stem, "score")
-    columns = {"split": split_key, "label": labels_key, "pred": pred_key, "score": score_key}
+    columns = {"split": split_key, "label": labels_key, "pred": pred_key}
+    columns["score"] = _keys.beside(stem, "score")
     if labels_key is not None:
         key_in(labels_key, obs, "adata.obs")
     table = pd.DataFrame(

@@ -63,7 +63,8 @@ def prognosis(
     entries = _tables(_record.read(adata, key, "tl.prognosis", bare=True))
     where = f"adata.uns[{key!r}]"
     key_in(table, entries, where, f"{where}['notes'] says what was not done, and why.")
-    return only(entries[table], "model", model, f"{where}[{table!r}]").reset_index(drop=True)
+    rows = only(entries[table], "model", model, f"{where}[{table!r}]")
+    return rows.reset_index(drop=True)
 
 
 def survival(adata: AnnData, table: str = "curves", *, key: str = _keys.SURVIVAL) -> pd.DataFrame:
@@ -111,15 +112,14 @@ def patient_groups(adata: AnnData, key: str) -> Mapping[str, Any]:
     record = _record.read(adata, key, "tl.survival or tl.prognosis", bare=True)
     if "curves" not in record and "survival" in record:
         record = record["survival"]
-    key_in("curves", record, f"adata.uns[{key!r}]", "Curves need times: name them with time_key=.")
+    remedy = "Curves need times: name them with time_key=."
+    key_in("curves", record, f"adata.uns[{key!r}]", remedy)
     return record
 
 
 def _tables(record: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
     """Copies of the tables in a record, and its sets of a few numbers as tables of one row."""
-    entries = {
-        name: entry.copy() for name, entry in record.items() if isinstance(entry, pd.DataFrame)
-    }
+    entries = {k: v.copy() for k, v in record.items() if isinstance(v, pd.DataFrame)}
     for name, entry in record.items():
         if isinstance(entry, Mapping) and name != "params":
             # a file makes arrays of numbers

@@ -76,7 +76,7 @@ def signature(
     return table.head(n_top or len(table)).reset_index(drop=True)
 
 
-def _in_family(family: pd.Series, dropped: bool | str | Iterable[str]) -> pd.Series:
+def _in_family(family: pd.Series[str], dropped: bool | str | Iterable[str]) -> pd.Series[bool]:
     """Rows to leave out."""
     if isinstance(dropped, bool):
         return (family != "") & dropped

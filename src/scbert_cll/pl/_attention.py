@@ -98,7 +98,8 @@ def gene_attention(
     for panel, name in zip(axes, names, strict=True):
         _bars(panel, table[table["group"] == name], factor, marked)
         panel.set_title(_title(adata, key, name, reference))
-    for panel in axes[-columns:]:  # the last of its column, even where the row below is not full
+    # the last of its column, even where the row below is not full
+    for panel in axes[-columns:]:
         panel.tick_params(labelbottom=True)
     fig = _style.figure_of(axes[0])
     room = fig.get_figwidth() if new else _style.width(axes[0])
@@ -259,7 +260,8 @@ def _follows(ax: Axes, table: pd.DataFrame, *, heads: bool) -> None:
 def _genes(ax: Axes, values: pd.DataFrame, most: float) -> AxesImage:
     """Genes × layers, or heads."""
     image = _style.heatmap(ax, values.to_numpy(), "Blues", 0, most)
-    ax.set_yticks(range(len(values)), [_style.shortened(str(gene), 16) for gene in values.index])
+    names = [_style.shortened(str(gene), 16) for gene in values.index]
+    ax.set_yticks(range(len(names)), names)
     ax.tick_params(axis="both", length=0)
     ax.spines[:].set_visible(False)
     return image

@@ -126,11 +126,13 @@ def cd49d(
     table["umi"] = counts[:, [rna.var_names.get_loc(gene)]].toarray().ravel()
     table["total"] = np.asarray(counts.sum(axis=1)).ravel()
     table["rna"] = np.log2(1 + 1e4 * table["umi"] / np.maximum(table["total"], 1))
-    table["protein"] = cite_seq.levels(protein, column, normalize, of_one_group, drawn).level
+    normalized = cite_seq.levels(protein, column, normalize, of_one_group, drawn)
+    table["protein"] = normalized.level
     if donor_key is not None:
         table["donor"] = cite_seq.donors(data, rna, donor_key, drawn)
         drawn &= table["donor"].notna().to_numpy()
-    pair = _Pair(table[drawn], gene, f"{protein.names[column]} protein\n({_UNITS[normalize]})")
+    name_and_unit = f"{protein.names[column]} protein\n({_UNITS[normalize]})"
+    pair = _Pair(table[drawn], gene, name_and_unit)
     size, n = (max(3.5, 2.5 * len(names)), 2.7), len(names)
     n_columns = 1 if figsize is not None and figsize[0] < 2.0 * n else 3
     axes = _style.panels(ax, figsize, size, n, ("level", "levels"), n_columns=n_columns)
@@ -163,7 +165,8 @@ def _draw_cells(ax: Axes, pair: _Pair) -> None:
             violin: Any = ax.violinplot(values, [i], widths=0.85, showextrema=False)
             violin["bodies"][0].set(facecolor=_style.SKY, alpha=0.8, edgecolor="none")
         else:
-            ax.scatter(np.full(len(values), i), values, s=6, color=_style.SKY, linewidths=0)
+            x = np.full(len(values), i)
+            ax.scatter(x, values, s=6, color=_style.SKY, linewidths=0)
         ax.hlines(np.median(values), i - 0.25, i + 0.25, color="black", linewidth=1.5)
     names = [f"{n if n < 3 else '≥3'}\n{len(values):,}" for n, values in by_umi]
     ax.set_xticks(range(len(names)), names)
@@ -194,7 +197,8 @@ def _draw_within(ax: Axes, pair: _Pair) -> None:
     names = [_style.shortened(str(name), 14) for name in rows.values()]
     ax.set_yticks([-1.2, *rows], ["pooled", *names])
     ax.tick_params(axis="y", length=0)
-    ax.set(xlabel="Spearman's ρ, 95 % interval", ylabel="" if few else f"{len(rho)} donors")
+    ax.set_xlabel("Spearman's ρ, 95 % interval")
+    ax.set_ylabel("" if few else f"{len(rho)} donors")
     ax.xaxis.set_major_locator(MaxNLocator(5))
     of = f"pooled over {len(rho)} of {pair.cells['donor'].nunique()} donors"
     ax.set_title(f"Within donors: {_in_words(float(pooled))}\n{of}")
@@ -202,13 +206,14 @@ def _draw_within(ax: Axes, pair: _Pair) -> None:
 
 def _draw_donors(ax: Axes, pair: _Pair) -> None:
     """Pseudobulk of the gene against mean protein."""
-    donors = pair.cells.groupby("donor").agg({"umi": "sum", "total": "sum", "protein": "mean"})
-    cpm = np.log2(1 + 1e6 * donors["umi"] / donors["total"])
-    ax.scatter(cpm, donors["protein"], s=20, color=_style.BLUE, alpha=0.85, linewidths=0)
+    how = {"umi": "sum", "total": "sum", "protein": "mean"}
+    donors = pair.cells.groupby("donor").agg(how)
+    cpm, protein = np.log2(1 + 1e6 * donors["umi"] / donors["total"]), donors["protein"]
+    ax.scatter(cpm, protein, s=20, color=_style.BLUE, alpha=0.85, linewidths=0)
     ax.margins(0.12)
     ax.set(xlabel=f"{pair.gene} pseudobulk (log2 CPM)", ylabel=f"mean {pair.protein}")
     enough = len(donors) >= _LEAST_DONORS
-    rho = _in_words(_rho(cpm, donors["protein"])) if enough else "too few for ρ"
+    rho = _in_words(_rho(cpm, protein)) if enough else "too few for ρ"
     ax.set_title(f"Donors: {rho}\n{len(donors)} donors")
 
 
@@ -216,11 +221,13 @@ def _within(cells: pd.DataFrame) -> pd.DataFrame:
     """Spearman's ρ of each donor with enough cells in which both vary, largest first."""
     rows = {}
     for name, part in cells.groupby("donor"):
-        rho = _rho(part["rna"], part["protein"]) if len(part) >= _LEAST_CELLS else np.nan
+        enough = len(part) >= _LEAST_CELLS
+        rho = _rho(part["rna"], part["protein"]) if enough else np.nan
         half = 1.96 * np.sqrt(1.06 / max(len(part) - 3, 1))
         z = np.arctanh(np.clip(rho, -0.999, 0.999))
         rows[name] = [rho, len(part), np.tanh(z - half), np.tanh(z + half)]
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=["rho", "n", "low", "high"])
+    columns = ["rho", "n", "low", "high"]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     return table.dropna().sort_values("rho")
 
 

@@ -83,13 +83,14 @@ def confusion(
     """
     if model is None:
         columns = {"labels_key": labels_key, "pred_key": pred_key}
-        table, donors = get.predictions(adata, split_key=split_key, split=split, **columns), None
+        table = get.predictions(adata, split_key=split_key, split=split, **columns)
+        donors = None
         if (donor_key := people.donor_key_of(adata, donor_key)) is not None:
             donors = people.donors(adata, donor_key, allow_missing=True)
         how = "training cells among them" if split is None else ""
     else:
-        table, split = _evaluation.averaged(adata, model, key).reindex(adata.obs_names), None
-        donors = table.get("donor")
+        table = _evaluation.averaged(adata, model, key).reindex(adata.obs_names)
+        split, donors = None, table.get("donor")
         how = f"out of fold: {_style.middle_cut(model)}"
     usable = table["label"].notna() & table["pred"].notna()
     if not usable.any():
@@ -135,10 +136,12 @@ def _fields(ax: Axes, counts: pd.DataFrame, *, normalize: bool, cmap: str) -> No
         color = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
         ax.text(j, i, text, ha="center", va="center", fontsize=7, color=color)
     steep = len(counts.columns) > 3 or max(map(len, counts.columns)) > 10
-    ax.set_xticks(range(counts.shape[1]), [_style.shortened(name) for name in counts.columns])
+    names = [_style.shortened(name) for name in counts.columns]
+    ax.set_xticks(range(len(names)), names)
     ax.tick_params(axis="x", rotation=45 if steep else 0, length=0)
+    side, turned = ("right", "anchor") if steep else ("center", "default")
     for tick in ax.get_xticklabels():
-        tick.set(ha="right" if steep else "center", rotation_mode="anchor" if steep else "default")
+        tick.set(ha=side, rotation_mode=turned)
     sums = zip(counts.index, values.sum(axis=1), strict=True)
     rows = [f"{_style.shortened(name)}\n(n = {n:,})" for name, n in sums]
     ax.set_yticks(range(len(rows)), rows)

@@ -106,7 +106,8 @@ def _fields(ax: Axes, limit: float, positive: str) -> None:
         line(limit, color=_style.GREY, linewidth=0.9, linestyle="--", zorder=1)
     ticks = [0, int(limit), 50, 75, 100]
     ax.set(xlim=(_LOW, _HIGH), ylim=(_LOW, _HIGH), xticks=ticks, yticks=ticks)
-    ax.set(xlabel=f"observed {positive} cells, %", ylabel=f"predicted {positive} cells, %")
+    ax.set_xlabel(f"observed {positive} cells, %")
+    ax.set_ylabel(f"predicted {positive} cells, %")
 
 
 def _points(ax: Axes, donors: pd.DataFrame) -> None:
@@ -126,7 +127,8 @@ def _title(name: str, agreement: pd.Series) -> str:
     low, high = 100 * agreement["low"], 100 * agreement["high"]
     mae, rho = agreement["mae"], agreement["spearman"]
     error = f"MAE {mae:.0f} points" if np.isfinite(mae) else "MAE undefined"
-    lines = [_style.middle_cut(name, 30), f"calls agree: {calls} ({low:.0f}–{high:.0f} %)"]
+    agreed = f"calls agree: {calls} ({low:.0f}–{high:.0f} %)"
+    lines = [_style.middle_cut(name, 30), agreed]
     if np.isfinite(rho):
         return "\n".join([*lines, f"{error}, ρ = {rho:.2f}".replace("= -", "= −")])
     reason = f"ρ undefined: {str(agreement['note']).removeprefix('Spearman: ')}"
@@ -176,8 +178,8 @@ def _name(ax: Axes, row: pd.Series, drawn: list[Bbox], names: list[Bbox]) -> Bbo
     look: _style.Look = {"xycoords": "data", "ha": "center", "va": "center"}
     _style.note(ax, text, point, (x, y), **look).set_in_layout(False)
     if _PLACES[best][0] > _NEAR:
-        line: _style.Look = {"arrowstyle": "-", "shrinkA": _style.SMALL / 2, "shrinkB": 2}
-        line |= {"linewidth": 0.5, "color": _style.GREY}
+        line: _style.Look = {"arrowstyle": "-", "linewidth": 0.5, "color": _style.GREY}
+        line |= {"shrinkA": _style.SMALL / 2, "shrinkB": 2}
         _style.note(ax, "", point, (x, y), arrowprops=line, **look).set_in_layout(False)
     return boxes[best].padded(pixel / 2)
 

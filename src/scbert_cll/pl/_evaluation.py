@@ -32,7 +32,8 @@ _BASELINE, _OWN = (_style.ORANGE, "s"), (_style.BLUE, "o")
 _REPEAT, _SOME = "single repeat", "some repeats undefined"
 _LINES: Final = ("best baseline", "chance", "majority")
 _ORDER: Final = ("scBERT", "model", "baseline", _SOME, _REPEAT, *_LINES)
-_MARKERS: Final = ("o", "s", "D", "^", "v", "P")  # of models whose probabilities are compared
+# of models whose probabilities are compared
+_MARKERS: Final = ("o", "s", "D", "^", "v", "P")
 _SHOWN, _MOST = 4, len(_MARKERS)
 _BARS: Final = np.linspace(0, 1, 21)
 
@@ -151,8 +152,9 @@ def chosen(
     by = by if by in metrics else metrics[0]
     ranked = list(summary.loc[summary["metric"] == by, "model"])
     simple = baselines(adata, key)
-    best = [[name for name in ranked if (name in simple) == kind][:1] for kind in (False, True)]
-    first = list(dict.fromkeys([*best[0], *best[1], *ranked]))[:most]
+    own = [name for name in ranked if name not in simple]
+    others = [name for name in ranked if name in simple]
+    first = list(dict.fromkeys([*own[:1], *others[:1], *ranked]))[:most]
     return sorted(first, key=ranked.index)
 
 
@@ -187,7 +189,7 @@ def unit(adata: AnnData, key: str, *, interval: bool = True) -> str:
     return f"{who}\n{bootstrap if kind.startswith('bootstrap') else lines}"
 
 
-def _rows(ax: Axes, rows: pd.DataFrame, runs: pd.Series, simple: set[str]) -> None:
+def _rows(ax: Axes, rows: pd.DataFrame, runs: pd.Series[float], simple: set[str]) -> None:
     """Estimate and interval of each model; the repeats below them, where there are several."""
     others = [str(name).lower() for name in rows.index if name not in simple]
     label_of_own = "scBERT" if all("scbert" in name for name in others) else "model"
@@ -202,8 +204,8 @@ def _rows(ax: Axes, rows: pd.DataFrame, runs: pd.Series, simple: set[str]) -> No
             face, label = color, "baseline" if name in simple else label_of_own
             if len(repeats) < row["n_repeats"]:
                 face, label = "white", _SOME
-            look = {"facecolor": face, "edgecolor": color, "linewidth": 1, "label": label}
-            ax.scatter(row["estimate"], i, s=12, marker=marker, zorder=4, **look)
+            look = {"facecolor": face, "edgecolor": color, "label": label}
+            ax.scatter(row["estimate"], i, s=12, marker=marker, zorder=4, lw=1, **look)
             ax.hlines(i, row["low"], row["high"], color=color, linewidth=1.4, zorder=3)
     ax.xaxis.set_major_locator(MaxNLocator(3))
     if not np.isfinite(rows["estimate"]).any():
@@ -289,14 +291,16 @@ def reliability(
         )
     new, size = ax is None, (3.3, 3.3 + 0.15 * len(names))
     heights = [3, 1] if new else [1]
-    axes = _style.panels(ax, figsize, size, len(heights), sharex=True, height_ratios=heights)
+    scales: _style.Look = {"sharex": True, "height_ratios": heights}
+    axes = _style.panels(ax, figsize, size, len(heights), **scales)
     axes[0].axline((0, 0), (1, 1), color=_style.GREY, linewidth=0.8, linestyle=":")
     for i, name in enumerate(names):
         _curve(axes[0], table[table["model"] == name], i, _label(adata, name, key))
         if new:
             _spread(axes[1], get.out_of_fold(adata, model=name, key=key).iloc[:, -1], i)
     positive = _style.shortened(str(adata.uns[key]["classes"][-1]))
-    axes[0].set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel=f"observed share of {positive}")
+    axes[0].set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes[0].set_ylabel(f"observed share of {positive}")
     axes[-1].set_xlabel(f"predicted probability of {positive}")
     _style.legend(axes[:1], new=new)
     title(axes[0], unit(adata, key, interval=False), new=new)
@@ -308,13 +312,15 @@ def _curve(ax: Axes, bins: pd.DataFrame, i: int, label: str) -> None:
     bins = bins.sort_values("predicted")
     observed = bins["observed"].to_numpy()
     error = np.abs(np.stack([observed - bins["low"], bins["high"] - observed]))
-    look: _style.Look = {"color": _style.PALETTE[i], "marker": _MARKERS[i], "label": label}
-    ax.errorbar(bins["predicted"], observed, error, ms=3.5, lw=0.9, elinewidth=0.7, **look)
+    look: _style.Look = {"marker": _MARKERS[i], "ms": 3.5, "lw": 0.9, "elinewidth": 0.7}
+    color = _style.PALETTE[i]
+    ax.errorbar(bins["predicted"], observed, error, color=color, label=label, **look)
 
 
 def _label(adata: AnnData, model: str, key: str) -> str:
     """Name of a model with its calibration error and Brier score, as far as computed."""
-    summary = get.evaluation(adata, key=key, model=model).set_index("metric")["estimate"]
+    table = get.evaluation(adata, key=key, model=model)
+    summary = table.set_index("metric")["estimate"]
     values = [
         f"{word} {'undefined' if np.isnan(summary[metric]) else f'{summary[metric]:.3f}'}"
         for metric, word in (("ece", "ECE"), ("brier", "Brier"))
@@ -323,7 +329,7 @@ def _label(adata: AnnData, model: str, key: str) -> str:
     return ": ".join(filter(None, [_style.middle_cut(model), ", ".join(values)]))
 
 
-def _spread(ax: Axes, probabilities: pd.Series, i: int) -> None:
+def _spread(ax: Axes, probabilities: pd.Series[float], i: int) -> None:
     """Share of one model's predictions by probability of the last class, over all repeats."""
     n, _ = np.histogram(probabilities, _BARS)
     ax.stairs(100 * n / n.sum(), _BARS, color=_style.PALETTE[i], linewidth=0.9)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -13,7 +13,7 @@ from scbert_cll import _record
 from scbert_cll._checks.words import listed
 from scbert_cll.pl import _style
 
-type Curves = dict[str, dict[str, pd.Series]]  # by metric and part, values by epoch
+type Curves = dict[str, dict[str, pd.Series[float]]]  # by metric and part, values by epoch
 
 _PARTS: Final = {"train": (_style.BLUE, "o"), "validation": (_style.RED, "s")}
 _BASELINE: Final = "majority_"
@@ -28,7 +28,7 @@ _TITLES: Final = {
 
 @_style.plot
 def history(
-    model: Any,
+    model: object,
     *,
     metrics: list[str] | None = None,
     monitor: str | None = None,
@@ -86,22 +86,20 @@ def history(
         )
     new, n, size = ax is None, len(names), (max(3.5, 2.4 * len(names)), 2.5)
     n_columns = max(1, int((figsize or size)[0] // 1.5))
-    axes = _style.panels(ax, figsize, size, n, ("metric", "metrics"), n_columns=n_columns)
+    of = ("metric", "metrics")
+    axes = _style.panels(ax, figsize, size, n, of, n_columns=n_columns)
     marked = _marked(model, curves, monitor)
     for panel, name in zip(axes, names, strict=True):
         _draw(panel, name, curves, marked)
     n_lines = len(_style.labelled(axes))
     wide = _style.figure_of(axes[0]).get_figwidth() >= 1.3 * n_lines
-    look: _style.Look = {
-        "inside": 7,
-        "place": "outside upper center",
-        "ncols": n_lines if wide else 2,
-    }
-    _style.legend(axes, new=new, order=lambda label: label.startswith(("best", "weights")), **look)
+    look: _style.Look = {"place": "outside upper center", "ncols": n_lines if wide else 2}
+    look["order"] = lambda label: label.startswith(("best", "weights"))
+    _style.legend(axes, new=new, inside=7, **look)
     return axes
 
 
-def _history(model: Any) -> Mapping[str, pd.DataFrame]:
+def _history(model: object) -> Mapping[str, pd.DataFrame]:
     """The history of a model, or what was given."""
     history = getattr(model, "history", model)
     if history is None or (isinstance(history, Mapping) and not history):
@@ -114,7 +112,7 @@ def _history(model: Any) -> Mapping[str, pd.DataFrame]:
     return history
 
 
-def _curves(history: Mapping[str, Any]) -> Curves:
+def _curves(history: Mapping[str, pd.DataFrame]) -> Curves:
     """Values by epoch; `train_loss` and `loss_train` are the same, others are left out."""
     curves: Curves = {}
     for key, entry in history.items():
@@ -127,7 +125,7 @@ def _curves(history: Mapping[str, Any]) -> Curves:
     return dict(sorted(curves.items(), key=lambda item: order.get(item[0], len(order))))
 
 
-def _marked(model: Any, curves: Curves, monitor: str | None) -> tuple[int, str] | None:
+def _marked(model: object, curves: Curves, monitor: str | None) -> tuple[int, str] | None:
     """The epoch to mark, and what it is."""
     kept_epoch = getattr(model, "kept_epoch_", None) if monitor is None else None
     if kept_epoch is not None:

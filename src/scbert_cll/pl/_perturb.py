@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -99,7 +99,8 @@ def _order(table: pd.DataFrame, n: int) -> list[str]:
     by_name = table.groupby("name", sort=False)["log_odds"]
     largest = by_name.apply(lambda changes: changes.abs().max())
     names = largest.sort_values(ascending=False, kind="stable").head(n).index
-    return [str(name) for name in by_name.mean()[names].sort_values(kind="stable").index]
+    means = by_name.mean()[names].sort_values(kind="stable")
+    return [str(name) for name in means.index]
 
 
 def _draw_rows(ax: Axes, rows: pd.DataFrame, donors: pd.DataFrame) -> None:
@@ -108,9 +109,9 @@ def _draw_rows(ax: Axes, rows: pd.DataFrame, donors: pd.DataFrame) -> None:
         if not np.isfinite(row["log_odds"]):
             _style.in_row(ax, 0.5, i, "too few cells", ha="center")
             continue
-        look = {"color": _style.BLUE if row["log_odds"] < 0 else _style.RED}
-        hollow = bool(np.isnan(row["low"]))
-        _rows.interval(ax, i, row["log_odds"], row["low"], row["high"], hollow=hollow, **look)
+        color = _style.BLUE if row["log_odds"] < 0 else _style.RED
+        hollow, numbers = bool(np.isnan(row["low"])), row[["log_odds", "low", "high"]]
+        _rows.interval(ax, i, *numbers, color=color, hollow=hollow)
         changes = donors.loc[donors["name"] == name, "log_odds"].to_numpy(dtype=float)
         if len(changes) > 1:
             _rows.donors(ax, i, changes)
@@ -119,11 +120,12 @@ def _draw_rows(ax: Axes, rows: pd.DataFrame, donors: pd.DataFrame) -> None:
 def _heading(group: str, rows: pd.DataFrame, *, alone: bool) -> str:
     """The group and its number of donors."""
     numbers = sorted({int(n) for n in rows["n_donors"] if n > 0}) or [0]
-    n = f"{numbers[0]}–" * (len(numbers) > 1) + f"{numbers[-1]} donor{'s' * (numbers != [1])}"
+    fewest = f"{numbers[0]}–" * (len(numbers) > 1)
+    n = f"{fewest}{numbers[-1]} donor{'s' * (numbers != [1])}"
     return n if alone and group == "all" else f"{_style.shortened(group)}\n{n}"
 
 
-def _title(params: Mapping[str, Any]) -> str:
+def _title(params: Mapping[str, object]) -> str:
     """What was changed, and the log-odds of what."""
     level = f"with the gene or set at level {params['level']}"
     how = "without the gene or set" if params["kind"] == "drop" else level

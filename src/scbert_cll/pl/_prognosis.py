@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -96,7 +96,8 @@ def forest(
     for i, row in enumerate(table.to_dict("records")):
         _row(ax, i, row, limits, hollow=row["model"] != models[0])
     measure = str(record["params"].get("measure", "HR"))
-    texts = _texts(table, measure, _empirical(record, models))
+    tests = record.get("null_tests", pd.DataFrame())
+    texts = _texts(table, measure, _empirical(tests, models))
     _frame(ax, table, limits, _rows.longest_name(ax, texts, new=new))
     ax.set_xlabel(f"{_MEASURES.get(measure, measure)} (log scale)")
     _rows.columns(ax, texts)
@@ -142,22 +143,22 @@ def _row(
     ratio, *ends = (float(row[name]) for name in _RATIO)
     if not np.isfinite(ratio):
         return
-    low, high = (
-        end if np.isfinite(end) else limit for end, limit in zip(ends, limits, strict=True)
-    )
+    low, high = np.where(np.isfinite(ends), ends, limits)
     mean = ratio if limits[0] <= ratio <= limits[1] else np.nan
     within = np.clip([low, high], *limits)
     _rows.interval(ax, i + _rows.ABOVE, mean, *within, color=color, hollow=hollow)
+    look: _style.Look = {"ms": 3.5, "clip_on": False, "zorder": 4}
     for goes_on, end, marker in ((low < limits[0], 0, "<"), (high > limits[1], 1, ">")):
         if goes_on:
-            ax.plot(limits[end], i, marker, ms=3.5, color=color, clip_on=False, zorder=4)
+            ax.plot(limits[end], i, marker, color=color, **look)
 
 
 def _frame(ax: Axes, table: pd.DataFrame, limits: tuple[float, float], longest: int) -> None:
     """Names of the variables, once each, on a logarithmic scale."""
     ax.set_xscale("log")
     ax.set_xlim(limits)
-    ticks = next(ticks for apart, ticks in _TICKS.items() if limits[1] / limits[0] <= apart)
+    ratio = limits[1] / limits[0]
+    ticks = next(ticks for apart, ticks in _TICKS.items() if ratio <= apart)
     ax.set_xticks([tick for tick in ticks if limits[0] <= tick <= limits[1]])
     ax.set_xticks([], minor=True)
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -168,7 +169,8 @@ def _frame(ax: Axes, table: pd.DataFrame, limits: tuple[float, float], longest: 
         names.append((label + f" {_DAGGER}" * (name in violated)) * shown)
     _style.name_rows(ax, names)
     ax.axvline(1, color=_style.GREY, linewidth=0.7, zorder=1)
-    for i, (name, number) in enumerate(zip(table["variable"], first.cumsum(), strict=True)):
+    numbered = zip(table["variable"], first.cumsum(), strict=True)
+    for i, (name, number) in enumerate(numbered):
         if name == SCORE:
             _rows.stripe(ax, i, _style.SKY, 0.2)
         elif number % 2 == 0:
@@ -182,9 +184,8 @@ def _violated(table: pd.DataFrame) -> dict[str, float]:
     return {str(name): float(p) for name, p in smallest.items()}
 
 
-def _empirical(record: Mapping[str, Any], models: list[str]) -> dict[str, float]:
+def _empirical(tests: pd.DataFrame, models: list[str]) -> dict[str, float]:
     """The p against random sets of genes that belongs to each model."""
-    tests = record.get("null_tests", pd.DataFrame())
     if tests.empty:
         return {}
     p = tests.set_index("adjusted")["empirical_p"].dropna().to_dict()
@@ -193,8 +194,8 @@ def _empirical(record: Mapping[str, Any], models: list[str]) -> dict[str, float]
 
 def adjustment(model: str) -> str:
     """What a model holds besides the score, in the words of the test against random sets."""
-    terms = [term for term in model.removesuffix(_COMPLETE).split(" + ") if term != SCORE]
-    return " + ".join(terms) or "none"
+    terms = model.removesuffix(_COMPLETE).split(" + ")
+    return " + ".join(term for term in terms if term != SCORE) or "none"
 
 
 def _texts(table: pd.DataFrame, measure: str, empirical: dict[str, float]) -> dict[str, list[str]]:
@@ -217,7 +218,8 @@ def _title(table: pd.DataFrame, models: list[str]) -> str:
     for mark, model in zip("●○", models, strict=False):
         row = table[table["model"] == model].iloc[0]
         numbers = f"{int(row['n'])} patients, {int(row['n_events'])} events"
-        lines.append(f"{mark} " * (len(models) > 1) + f"{_style.shortened(model, 40)}: {numbers}")
+        marked = f"{mark} " * (len(models) > 1) + _style.shortened(model, 40)
+        lines.append(f"{marked}: {numbers}")
     return "\n".join(lines)
 
 
@@ -308,7 +310,8 @@ def _histogram(ax: Axes, sets: np.ndarray, observed: float, end: float) -> None:
     ax.hist(sets[sets < _NAIVE], bins, color=_style.LIGHT, label="random gene sets")
     ax.hist(sets[sets >= _NAIVE], bins, color=_style.ORANGE, label="with p < 0.05")
     x = np.linspace(0, end, 200)
-    expected = len(sets) * (bins[1] - bins[0]) * np.sqrt(2 / np.pi) * np.exp(-(x**2) / 2)
+    area = len(sets) * (bins[1] - bins[0])
+    expected = area * np.sqrt(2 / np.pi) * np.exp(-(x**2) / 2)
     dashed: _style.Look = {"color": _style.GREY, "linewidth": 0.9, "linestyle": "--"}
     ax.plot(x, expected, label="if no gene mattered", **dashed)
     ax.axvline(_NAIVE, color=_style.GREY, linewidth=0.7, linestyle=":")

@@ -34,7 +34,7 @@ def interval(ax: Axes, row: float, *numbers: float, color: str, hollow: bool = F
     ax.scatter(mean, y, s=14, facecolor=face, edgecolor=color, linewidth=1, zorder=4)
 
 
-def donors(ax: Axes, row: int, values: np.ndarray) -> None:
+def donors(ax: Axes, row: int, values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> None:
     """A dot per donor, under the mean."""
     x = values[np.isfinite(values)]
     y = np.full(len(x), row + _BELOW)
@@ -53,7 +53,7 @@ def frame(ax: Axes, names: Sequence[str], *, longest: int = 20) -> None:
 
 def stripe(ax: Axes, row: float, color: str = "black", alpha: float = 0.035) -> None:
     """A coloured row."""
-    ax.axhspan(row - 0.5, row + 0.5, facecolor=color, alpha=alpha, linewidth=0, zorder=0)
+    ax.axhspan(row - 0.5, row + 0.5, facecolor=color, alpha=alpha, lw=0, zorder=0)
 
 
 def columns(ax: Axes, texts: Mapping[str, Sequence[str]]) -> None:
@@ -78,15 +78,17 @@ def _width(header: str, cells: Sequence[str]) -> float:
 def longest_name(ax: Axes, texts: Mapping[str, Sequence[str]], *, new: bool, most: int = 24) -> int:
     """Characters of a row's name that leave room for the columns and for axes."""
     room = 72 * (_style.figure_of(ax).get_figwidth() if new else _style.width(ax))
-    taken = _LEAST_AXES + sum(_width(header, cells) + _GAP for header, cells in texts.items())
-    return int(np.clip((room - taken) / (_CHARACTER * _NAME), _SHORTEST, most))
+    widths = [_width(header, cells) + _GAP for header, cells in texts.items()]
+    left = room - (_LEAST_AXES + sum(widths))
+    return int(np.clip(left / (_CHARACTER * _NAME), _SHORTEST, most))
 
 
 def captions(ax: Axes, title: str, caption: str = "", *, new: bool) -> None:
     """Title and caption of our own figure, or of the user's axes, there under the axis label."""
     if new:
         fig = _style.figure_of(ax)
-        fig.suptitle(_style.broken(title, fig.get_figwidth() * _TITLE_CHARACTERS), fontsize=8)
+        text = _style.broken(title, fig.get_figwidth() * _TITLE_CHARACTERS)
+        fig.suptitle(text, fontsize=8)
         if caption:
             text = _style.broken(caption, fig.get_figwidth() * _CAPTION_CHARACTERS)
             fig.supxlabel(text, fontsize=7, color=_style.GREY)

@@ -130,8 +130,8 @@ class Chosen:
         plain = passing if show_masked else passing[passing["family"] == ""]
         shown = plain.groupby("sign", group_keys=False).head(n_genes)
         unclear, masked = len(plain) - len(shown), len(passing) - len(plain)
-        counts = [f"{unclear} less clear" * (unclear > 0), f"{masked} of families" * (masked > 0)]
-        left_out = " and ".join(filter(None, counts))
+        counts = {"less clear": unclear, "of families": masked}
+        left_out = " and ".join(f"{n} {what}" for what, n in counts.items() if n)
         shown = shown.sort_values("log2_fc", ascending=False)
         return cls(record, shown, f"not shown: {left_out}" * bool(left_out))
 
@@ -165,16 +165,19 @@ class Chosen:
     def instead(self) -> str:
         """What stands where no gene is drawn."""
         reason = self.record["reason"]
-        return f"{self.against()}\n" + (f"none passes: {reason}" if reason else self.left_out)
+        why = f"none passes: {reason}" if reason else self.left_out
+        return f"{self.against()}\n{why}"
 
     def title(self) -> str:
         """Classes, donors, and how many genes pass of how many; or why none does."""
         n, tested = len(self.selected), f"{int(self.record['n_tested']):,} genes tested"
         if not n:
             return f"{self.against()}\nnone of {tested} passes: {self.record['reason']}"
-        n_up, n_down = (int((self.selected["sign"] * sign > 0).sum()) for sign in (1, -1))
+        sign = self.selected["sign"]
+        n_up, n_down = int((sign > 0).sum()), int((sign < 0).sum())
         counts = f"{n} of {tested} pass{'es' * (n == 1)}: {n_up} up, {n_down} down"
-        return f"{self.against()}\n{counts}" + (f" ({self.left_out})" if self.left_out else "")
+        left_out = f" ({self.left_out})" * bool(self.left_out)
+        return f"{self.against()}\n{counts}{left_out}"
 
 
 def _draw_rows(ax: Axes, chosen: Chosen) -> None:
@@ -192,7 +195,8 @@ def _draw_rows(ax: Axes, chosen: Chosen) -> None:
 def _none_passes(ax: Axes, n_rows: int) -> None:
     """Say so under the rows, where nothing else is."""
     ax.set_ylim(bottom=n_rows + 0.8)
-    text = _style.in_row(ax, 0.5, n_rows + 0.15, "none passes", ha="center", fontsize=10)
+    row = n_rows + 0.15
+    text = _style.in_row(ax, 0.5, row, "none passes", ha="center", fontsize=10)
     text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
 
 

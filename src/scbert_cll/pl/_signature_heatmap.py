@@ -115,7 +115,8 @@ def _samples(chosen: Chosen, order_by: OrderBy) -> pd.DataFrame:
 
 def _centred(chosen: Chosen, genes: list[str], samples: pd.DataFrame) -> np.ndarray:
     """Log2 sums, genes × samples, less the donor's mean or, without pairs, the gene's."""
-    sums = pd.DataFrame(chosen.record["expression"]).loc[genes].iloc[:, samples["place"]]
+    expression = pd.DataFrame(chosen.record["expression"])
+    sums = expression.loc[genes].iloc[:, samples["place"]]
     log = sums.to_numpy(dtype=float)
     if not chosen.paired:
         return np.asarray(log - log.mean(axis=1, keepdims=True))
@@ -135,7 +136,8 @@ def _cells(ax: Axes, values: np.ndarray, table: pd.DataFrame) -> AxesImage:
     look = {"xycoords": ax.get_yaxis_transform(), "fontsize": 7, "color": _style.GREY}
     for word, first, last in (("up", 0, n_up), ("down", n_up, len(table))):
         if first < last:
-            _style.note(ax, word, (1, (first + last - 1) / 2), (4, 0), va="center", **look)
+            middle = (first + last - 1) / 2
+            _style.note(ax, word, (1, middle), (4, 0), va="center", **look)
     return image
 
 
@@ -147,10 +149,11 @@ def _strip(ax: Axes, samples: pd.DataFrame, classes: list[str], order_by: OrderB
         ax.add_patch(field).set_facecolor(colors[code])
     ax.set_ylim(top=_TOP)
     block = samples["code" if order_by == "class" else "donor"].to_numpy()
+    width = 2 if order_by == "class" else 1.2
     for last in np.flatnonzero(block[1:] != block[:-1]):
-        ax.axvline(last + 0.5, color="white", linewidth=2 if order_by == "class" else 1.2)
-    names = zip(classes, colors, strict=True)
-    handles = [Patch(color=color, label=_style.shortened(name)) for name, color in names]
+        ax.axvline(last + 0.5, color="white", linewidth=width)
+    names = zip(map(_style.shortened, classes), colors, strict=True)
+    handles = [Patch(color=color, label=name) for name, color in names]
     look: _style.Look = {"handlelength": 1, "columnspacing": 1.2}
     look |= {"borderaxespad": 0.3, "borderpad": 0.2, "ncols": len(handles)}
     ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), **look)

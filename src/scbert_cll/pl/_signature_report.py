@@ -79,7 +79,8 @@ def signature_report(
     ax.spines[:].set_visible(False)
     for y in range(1, len(names)):
         ax.axhline(y - 0.5, color=LIGHT, linewidth=0.5, zorder=0)
-    verdicts = [_VERDICTS[word] for word in _VERDICTS if (table["passed"] == word).any()]
+    given = set(table["passed"])
+    verdicts = [verdict for word, verdict in _VERDICTS.items() if word in given]
     marks = [f"{symbol} {meaning}" for symbol, _, meaning in verdicts]
     ax.set_xlabel("   ".join([*marks, "grey: null"]), fontsize=SMALL)
     return ax

@@ -21,6 +21,7 @@ from scbert_cll import _docs
 
 Drawn = Axes | list[Axes] | Figure | None
 type Look = dict[str, Any]  # keyword arguments of matplotlib's
+type _Place = Literal["outside lower center", "outside upper center"]
 
 # Okabe & Ito's colours, told apart with any colour vision; black and yellow left out, as one is
 # text and the other faint
@@ -172,8 +173,8 @@ def legend(
     *,
     new: bool,
     inside: float = SMALL,
-    order: Callable[[str], Any] = lambda _: 0,
-    place: Literal["outside lower center", "outside upper center"] = "outside lower center",
+    order: Callable[[str], int] = lambda _: 0,
+    place: _Place = "outside lower center",
     **look: Any,
 ) -> None:
     """One legend for all panels, under or over those of our own figure, else in the user's axes."""
@@ -198,16 +199,17 @@ def bar(axes: Axes | list[Axes], image: AxesImage, label: str, **place: Any) -> 
 
 def heatmap(ax: Axes, values: np.ndarray, cmap: str, low: float, high: float) -> AxesImage:
     """Values as colours, one field each."""
-    return ax.imshow(values, cmap, vmin=low, vmax=high, aspect="auto", interpolation="none")
+    look: Look = {"aspect": "auto", "interpolation": "none"}
+    return ax.imshow(values, cmap, vmin=low, vmax=high, **look)
 
 
 def note(
     ax: Axes, text: str, at: tuple[float, float], off: tuple[float, float], **look: Any
 ) -> Text:
     """A small text some points off a place in the axes, in fractions of these by default."""
-    usual: Look = {"xycoords": "axes fraction", "fontsize": SMALL, "annotation_clip": False}
-    look = usual | look
-    return ax.annotate(text, at, off, textcoords="offset points", **look)
+    usual: Look = {"xycoords": "axes fraction", "textcoords": "offset points"}
+    usual |= {"fontsize": SMALL, "annotation_clip": False}
+    return ax.annotate(text, at, off, **(usual | look))
 
 
 def in_row(ax: Axes, x: float, row: float, text: str, **look: Any) -> Text:
@@ -244,7 +246,8 @@ def shortened(name: str, longest: int = 22) -> str:
 def middle_cut(name: str, longest: int = 22) -> str:
     """A name cut in its middle: variants of a model differ at the end."""
     left = longest // 2
-    return name if len(name) <= longest else f"{name[:left]}…{name[left + 1 - longest :]}"
+    cut = f"{name[:left]}…{name[left + 1 - longest :]}"
+    return name if len(name) <= longest else cut
 
 
 def broken(text: str, n_characters: float) -> str:

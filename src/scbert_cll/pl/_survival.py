@@ -206,8 +206,9 @@ def _curve(ax: Axes, table: pd.DataFrame, way: str, color: str) -> None:
     ax.plot(time, value, color=color, ds="steps-post", ls=way, lw=1.2, zorder=3)
     if way == "dashed":
         return  # nobody could tell a second band from the first
-    low, high = (100 * table[side].to_numpy(dtype=np.float64) for side in ("ci_low", "ci_high"))
-    ax.fill_between(time, low, high, color=color, step="post", alpha=0.13, lw=0, zorder=1)
+    low, high = 100 * table[["ci_low", "ci_high"]].to_numpy(dtype=np.float64).T
+    look: _style.Look = {"step": "post", "alpha": 0.13, "lw": 0, "zorder": 1}
+    ax.fill_between(time, low, high, color=color, **look)
     censored = table["n_censored"].to_numpy() > 0
     x, y = time[censored], value[censored]
     ax.plot(x, y, ls="none", marker="|", ms=3.5, mew=0.6, color=color, zorder=4)
@@ -224,7 +225,8 @@ def _frame(ax: Axes, drawn: _Groups, steps: Mapping[str, pd.DataFrame]) -> None:
     by_month = [1.2, 2.4, 3.6, 6, 10] if drawn.unit == "months" else [1, 2, 2.5, 5, 10]
     ax.xaxis.set_major_locator(MaxNLocator(5, steps=by_month))
     ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    time, event = (_style.shortened(drawn.param(key)) for key in ("time_key", "event_key"))
+    names = map(drawn.param, ("time_key", "event_key"))
+    time, event = map(_style.shortened, names)
     ax.set_xlabel(f"{time}, {drawn.unit}".removeprefix(", "))
     of = "with" if drawn.incidence else "without"
     ax.set_ylabel(f"{of} event{f' ({event})' if event else ''}, %")
@@ -255,8 +257,9 @@ def _numbers_at_risk(ax: Axes, drawn: _Groups) -> None:
         for tick, n in zip(ticks, numbers, strict=True):
             at = {"ha": "center", "va": "center", "xycoords": below}
             _style.note(ax, f"{n}", (tick, 0), (0, down), **at)
+    look: _style.Look = {"ha": "right", "va": "center"}
     for text, color, down in lines:
-        _style.note(ax, text, (0, 0), (left, down), color=color, ha="right", va="center")
+        _style.note(ax, text, (0, 0), (left, down), color=color, **look)
 
 
 def _group_table(ax: Axes, drawn: _Groups, *, new: bool) -> None:
@@ -283,8 +286,9 @@ def _group_table(ax: Axes, drawn: _Groups, *, new: bool) -> None:
     left = (4 if new else -_MARGIN) / 72
     moved = across + ScaledTranslation(left, 4 / 72, fig.dpi_scale_trans)
     child = HPacker(children=[*packed], sep=7, pad=0, align="bottom")
-    look: _style.Look = {"pad": 0, "borderpad": 0, "frameon": False, "bbox_to_anchor": (0, 1)}
-    ax.add_artist(AnchoredOffsetbox("lower left", child=child, bbox_transform=moved, **look))
+    look: _style.Look = {"pad": 0, "borderpad": 0, "frameon": False}
+    look |= {"bbox_to_anchor": (0, 1), "bbox_transform": moved}
+    ax.add_artist(AnchoredOffsetbox("lower left", child=child, **look))
 
 
 def _column(header: str, cells: list[str], colors: list[str] | None = None) -> VPacker:
@@ -317,7 +321,8 @@ def _result(entry: Mapping[str, Any], drawn: _Groups) -> str:
     lines.append(test if np.isfinite(p) else "log-rank test: undefined")
     if "curves" in entry:  # of groups that are no signature's
         return "\n".join(lines)
-    tests = entry.get("null_tests", pd.DataFrame({"empirical_p": []})).dropna(subset="empirical_p")
+    none = pd.DataFrame({"empirical_p": []})
+    tests = entry.get("null_tests", none).dropna(subset="empirical_p")
     if tests.empty:
         return "\n".join([*lines, "not compared with random gene sets"])
     alone = tests.iloc[int(np.argmax(tests["adjusted"] == "none"))]  # as the groups are
@@ -366,10 +371,12 @@ def _test(ax: Axes, text: str, steps: Mapping[str, pd.DataFrame]) -> None:
     """Write the test in the corner where it covers least of the curves."""
     _style.lay_out(ax)  # with the tables
     curves = [part for table in steps.values() for _, part in table.groupby("group")]
-    points = ax.transData.transform(np.concatenate([_path(curve, ax) for curve in curves]))
+    paths = [_path(curve, ax) for curve in curves]
+    points = ax.transData.transform(np.concatenate(paths))
     written = ax.text(0, 0, text, fontsize=SMALL, transform=ax.transAxes, zorder=5)
     written.set_linespacing(1.25)
-    written.set_bbox({"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1})
+    box: _style.Look = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1}
+    written.set_bbox(box)
     covered = []
     for place in _PLACES:
         written.set(**place)

@@ -89,7 +89,7 @@ class Bulk:
         parts = []
         for start in range(0, len(sets), _SETS_AT_ONCE):
             some = enumerate(sets[start : start + _SETS_AT_ONCE], start)
-            part = {f"set{i:04d}": pd.Series(weight, self.names[genes]) for i, genes in some}
+            part = {f"set{i:04d}": pd.Series(weight, self.names[row]) for i, row in some}
             parts.append(decoupler.scores(self.values, self.names, part, method))
         return np.hstack(parts)
 
@@ -115,7 +115,8 @@ class Bulk:
         matcher = Matcher(mean[usable], second[usable])
         if not matcher.fits(len(genes)) or not np.isin(genes, usable).all():
             return None
-        return np.asarray(usable[matcher.draw(np.searchsorted(usable, genes), n_sets, rng)])
+        drawn = matcher.draw(np.searchsorted(usable, genes), n_sets, rng)
+        return np.asarray(usable[drawn])
 
 
 def unit(values: np.ndarray) -> np.ndarray:

@@ -12,8 +12,7 @@ from anndata import AnnData
 
 from scbert_cll import _checks
 from scbert_cll._checks.words import choice, key_in, listed, number_in, share
-from scbert_cll._signature import decoupler
-from scbert_cll._signature.weights import Weights, check_matched, check_not_empty, weights
+from scbert_cll._signature import decoupler, weights
 from scbert_cll._survival.columns import covariates, refuse_outcome
 from scbert_cll._survival.models import design
 from scbert_cll._survival.outcome import Attrition, Outcome, OutcomeKeys
@@ -53,12 +52,11 @@ class Options:
         number_in(self.min_events_per_variable, "min_events_per_variable", 0, np.inf)
         if self.gene is not None and not isinstance(self.gene, str):
             raise TypeError(f"gene must be the name of one gene, or None; found {self.gene!r}.")
-        for values, expected in (
-            (self.proliferation, "proliferation must be a list of genes (or empty: ())"),
-            (self.times, "times must be a list of times, e.g. [2, 5]"),
-        ):
+        lists = {"proliferation": "genes (or empty: ())", "times": "times, e.g. [2, 5]"}
+        for name, expected in lists.items():
+            values = getattr(self, name)
             if isinstance(values, str) or not isinstance(values, Iterable):
-                raise TypeError(f"{expected}; found {values!r}.")
+                raise TypeError(f"{name} must be a list of {expected}; found {values!r}.")
         for time in self.times:
             number_in(time, "Each of times", 0, np.inf)
 
@@ -83,20 +81,21 @@ class Score:
         key_in(key, obs, "adata.obs", "Name the column that holds the score.")
         values = numbers_of(obs, key, "numbers (for groups there is tl.survival)")
         genes = pd.DataFrame({"gene": [], "weight": [], "found": []})
-        return cls(_named(adata, values.to_numpy()), bulk, genes, np.empty(0, dtype=np.int64))
+        score = _named(adata, values.to_numpy())
+        return cls(score, bulk, genes, np.empty(0, dtype=np.int64))
 
     @classmethod
     def of_signature(
-        cls, adata: AnnData, signature: Weights, layer: str | None, options: Options
+        cls, adata: AnnData, signature: weights.Weights, layer: str | None, options: Options
     ) -> Score:
         """A weighted sum of genes, or one of decoupler's scores."""
         bulk = Bulk.of(adata, layer)
         _checks.adata.anndata(adata)
-        weight = weights(signature)
-        check_not_empty(len(weight), "no gene was handed over", "there is nothing to score")
+        weight, what = weights.weights(signature), "there is nothing to score"
+        weights.check_not_empty(len(weight), "no gene was handed over", what)
         present = weight.index.isin(bulk.names[bulk.usable])
         where = "adata (and differ between its samples)"
-        check_matched(weight, present, where, min_matched=options.min_matched)
+        weights.check_matched(weight, present, where, min_matched=options.min_matched)
         used = weight[present].astype(np.float64)
         places, method = bulk.names.get_indexer(used.index), options.method
         incomplete = adata.obs_names[~np.isfinite(bulk.values).all(axis=1)]
@@ -107,8 +106,10 @@ class Score:
             )
         values = bulk.scores(places[None, :], used.to_numpy(), method)[:, 0]
         values = np.where(bulk.measured(used) >= options.min_matched, values, np.nan)
-        columns = {"gene": weight.index.astype(str), "weight": weight.to_numpy(dtype=np.float64)}
-        return cls(_named(adata, values), bulk, pd.DataFrame(columns | {"found": present}), places)
+        genes = pd.DataFrame({"gene": weight.index.astype(str)})
+        genes["weight"] = weight.to_numpy(dtype=np.float64)
+        genes["found"] = present
+        return cls(_named(adata, values), bulk, genes, places)
 
 
 def _named(adata: AnnData, values: np.ndarray) -> pd.Series:
@@ -156,4 +157,5 @@ class Patients:
         rows = np.flatnonzero(included)
         clinical, proliferation = (frame.iloc[rows] for frame in columns)
         score = cohort.score.values.iloc[rows].to_frame()
-        return cls(rows, cohort.outcome.take(rows), score, design(clinical), proliferation)
+        outcome = cohort.outcome.take(rows)
+        return cls(rows, outcome, score, design(clinical), proliferation)

@@ -27,7 +27,8 @@ def answers(cohort: Cohort, options: Options, rng: np.random.Generator) -> dict[
     for name in covariates:
         attrition.require(covariates[name].notna(), f"{name} is missing")
     proliferation, notes = _proliferation(cohort, options)
-    scored = Patients.of(cohort, cohort.attrition.included, covariates[[]], proliferation)
+    followed = cohort.attrition.included
+    scored = Patients.of(cohort, followed, covariates[[]], proliferation)
     complete = scored
     if covariates.shape[1]:
         _check_complete_cases(cohort, attrition)
@@ -37,18 +38,23 @@ def answers(cohort: Cohort, options: Options, rng: np.random.Generator) -> dict[
     models = _models(scored, complete, gene)
     gains, auc, limits = _added_value(models, complete, options, for_bootstrap)
     null, tests, null_notes = against_random_sets(cohort, options, scored, complete, for_sets)
-    score, clinical, ratio = complete.score[SCORE], complete.clinical, options.expected_ratio
+    outcome, score = complete.outcome, complete.score[SCORE]
+    clinical, ratio = complete.clinical, options.expected_ratio
+    coefficients = {name: model.table() for name, model in models.items()}
+    summaries = [_summary(name, model) for name, model in models.items()]
+    x = clinical.to_numpy()
+    notes = [*_missing(cohort.score.genes), *notes, *gene_notes, *limits, *null_notes]
     tables = {
-        "cox": stacked({name: model.table() for name, model in models.items()}, "model"),
-        "models": pd.DataFrame([_summary(*each) for each in models.items()]).rename(index=str),
+        "cox": stacked(coefficients, "model"),
+        "models": pd.DataFrame(summaries).rename(index=str),
         "added_value": gains,
         "null": null,
         "null_tests": tests,
-        "linearity": power.linearity(complete.outcome, score, clinical),
-        "power": power.power(complete.outcome, score.to_numpy(), clinical.to_numpy(), ratio),
+        "linearity": power.linearity(outcome, score, clinical),
+        "power": power.power(outcome, score.to_numpy(), x, ratio),
         "flow": attrition.table(),
         "genes": cohort.score.genes.rename(index=str),
-        "notes": [*_missing(cohort.score.genes), *notes, *gene_notes, *limits, *null_notes],
+        "notes": notes,
     }
     return tables if auc is None else tables | {"auc": auc}
 
@@ -58,7 +64,8 @@ def _check_complete_cases(cohort: Cohort, attrition: Attrition) -> None:
     if n_events and (cohort.outcome.time is not None or n_events < n):
         return
     lacking = cohort.covariates[cohort.attrition.included].isna().sum()
-    missing = ", ".join(f"{key!r} in {count}" for key, count in lacking.items() if count) or "none"
+    counts = [f"{key!r} in {count}" for key, count in lacking.items() if count]
+    missing = ", ".join(counts) or "none"
     raise ValueError(
         f"{n} patients have all covariates, {n_events} of them with the event, so there is nothing "
         f"to compare. Missing: {missing}. Leave out the covariates that few patients have."
@@ -115,7 +122,7 @@ def _proliferation(cohort: Cohort, options: Options) -> tuple[pd.DataFrame, list
     return none.assign(**{names.PROLIFERATION: meta}), []
 
 
-def _single_gene(cohort: Cohort, options: Options) -> tuple[pd.Series | None, list[str]]:
+def _single_gene(cohort: Cohort, options: Options) -> tuple[pd.Series[float] | None, list[str]]:
     """A gene to compare with, in standard deviations, among the patients that are scored."""
     gene, bulk, included = options.gene, cohort.score.bulk, cohort.attrition.included
     if gene is None or bulk is None:
@@ -139,7 +146,7 @@ def _single_gene(cohort: Cohort, options: Options) -> tuple[pd.Series | None, li
     return (values - values.mean()) / values.std(), [note] if lost else []
 
 
-def _models(scored: Patients, complete: Patients, gene: pd.Series | None) -> dict[str, Fit]:
+def _models(scored: Patients, complete: Patients, gene: pd.Series[float] | None) -> dict[str, Fit]:
     """Every model by name."""
     outcome, clinical, score = complete.outcome, complete.clinical, complete.score
     models, full = {SCORE: fit(scored.outcome, scored.score)}, SCORE
@@ -153,7 +160,8 @@ def _models(scored: Patients, complete: Patients, gene: pd.Series | None) -> dic
         models[f"{full} + {names.PROLIFERATION}"] = fit(outcome, columns)
     if gene is not None:
         alone = gene[scored.score.index].dropna().to_frame()
-        measured = scored.outcome.take(np.flatnonzero(scored.score.index.isin(alone.index)))
+        rows = np.flatnonzero(scored.score.index.isin(alone.index))
+        measured = scored.outcome.take(rows)
         models[names.GENE] = fit(measured, alone)
         columns = pd.concat([alone, scored.score.loc[alone.index]], axis=1)
         models[names.WITH_GENE] = fit(measured, columns)
@@ -187,16 +195,11 @@ def _added_value(
     for (full, base), stream in zip(pairs.items(), rng.spawn(len(pairs)), strict=True):
         model, smaller = models[full], models.get(base)
         # Uno's C weighs by the censoring of these patients
-        measures_here, _ = added_value.measures(model.outcome, horizon)
+        measured, _ = added_value.measures(model.outcome, horizon)
         columns = model.columns[[]] if smaller is None else smaller.columns
-        n_bootstrap = options.n_bootstrap
+        n = options.n_bootstrap
         gains = added_value.gains(
-            model.outcome,
-            columns,
-            model.columns,
-            measures_here,
-            n_bootstrap=n_bootstrap,
-            rng=stream,
+            model.outcome, columns, model.columns, measured, n_bootstrap=n, rng=stream
         )
         ratio = added_value.likelihood_ratio(smaller, model)
         for measure, gain in gains.items():
@@ -210,8 +213,11 @@ def _auc(models: dict[str, Fit], complete: Patients, options: Options) -> pd.Dat
     """AUC(t) of the models of the same patients, apparent."""
     times, outcome = np.asarray(options.times, dtype=np.float64), complete.outcome
     alone = names.COMPLETE if names.COMPLETE in models else SCORE
-    until = [int((outcome.event & (np.asarray(outcome.time) <= time)).sum()) for time in times]
+    of_events = np.asarray(outcome.time)[outcome.event]
+    until = [int((of_events <= time).sum()) for time in times]
     table, tables = pd.DataFrame({"time": times, "auc": np.nan, "n_events": until}), {}
-    for name in [name for name in (alone, names.CLINICAL, names.FULL) if name in models]:
-        tables[name] = table.assign(auc=added_value.auc(outcome, models[name].risk, times))
+    for name in (alone, names.CLINICAL, names.FULL):
+        if name in models:
+            auc = added_value.auc(outcome, models[name].risk, times)
+            tables[name] = table.assign(auc=auc)
     return stacked(tables, "model")

@@ -22,7 +22,8 @@ def against_random_sets(
     """Z of random sets, the score's rank among them by adjustment, and why there are no sets."""
     random, notes = _random_scores(cohort, options, rng)
     none = pd.DataFrame(index=scored.score.index)
-    adjustments = [(NOTHING, scored, none), (PROLIFERATION, scored, scored.proliferation)]
+    adjustments = [(NOTHING, scored, none)]
+    adjustments.append((PROLIFERATION, scored, scored.proliferation))
     if complete is not scored:
         both = pd.concat([complete.clinical, complete.proliferation], axis=1)
         adjustments.append((CLINICAL, complete, complete.clinical))
@@ -61,7 +62,9 @@ def _against(
     name: str, patients: Patients, columns: pd.DataFrame, random: np.ndarray
 ) -> tuple[pd.DataFrame, dict[str, object]]:
     """Z of the score and of random ones, given the same columns."""
-    risk = fit(patients.outcome, columns).risk if columns.shape[1] else np.zeros(len(columns))
+    risk = np.zeros(len(columns))
+    if columns.shape[1]:
+        risk = fit(patients.outcome, columns).risk
     spread = random.std(axis=0)
     standardized = (random - random.mean(axis=0)) / np.where(spread > 0, spread, np.inf)
     scores = np.column_stack([patients.score.to_numpy(), standardized])

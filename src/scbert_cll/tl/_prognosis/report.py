@@ -54,18 +54,20 @@ class Prognosis:
     flow: pd.DataFrame
     power: dict[str, float]
     linearity: dict[str, float]
-    params: dict[str, Any]
+    params: dict[str, object]
     notes: list[str] = field(default_factory=list)
     auc: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Prognosis:
         """From the record in `uns`."""
-        return cls(**{name: record[name] for name in cls.__dataclass_fields__ if name in record})
+        names = cls.__dataclass_fields__.keys() & record.keys()
+        return cls(**{name: record[name] for name in names})
 
     def to_markdown(self) -> str:
         """Patients, effect, random sets, what is added, and what to be careful about."""
-        parts = [self._patients(), self._effects(), self._random(), self._added(), self._cautions()]
+        parts = [self._patients(), self._effects(), self._random()]
+        parts += [self._added(), self._cautions()]
         return "\n\n".join(["# Prognosis", *(part for part in parts if part)]) + "\n"
 
     def __str__(self) -> str:
@@ -76,7 +78,7 @@ class Prognosis:
         lost = [f"{row.n_left_out} left out: {row.step}" for row in rows]
         first, last = self.flow.iloc[0], self.flow.iloc[-1]
         least = self.models["events_per_variable"].min()
-        covariates = " in the models with covariates" if self.params["covariates"] else ""
+        covariates = " in the models with covariates" * bool(self.params["covariates"])
         return (
             f"{first['n']} samples, {last['n']} with {last['n_events']} events{covariates}"
             f"{f' ({"; ".join(lost)})' if lost else ''}; at least {least:.0f} events for each "
@@ -96,9 +98,10 @@ class Prognosis:
         rows = []
         for row in _rows(self.null_tests):
             small = f"{row.share_significant:.0%}" if row.n_sets else _UNKNOWN
-            rows.append([row.adjusted, p_text(row.naive_p), p_text(row.empirical_p), small])
-        columns = ["adjusted for", "p", "p among random sets", "random sets with p < 0.05"]
-        table = _table(columns, rows)
+            both = p_text(row.naive_p), p_text(row.empirical_p)
+            rows.append([row.adjusted, *both, small])
+        head = ["adjusted for", "p", "p among random sets", "random sets with p < 0.05"]
+        table = _table(head, rows)
         n = int(self.null_tests["n_sets"].max())
         explained = (
             f"\n\n{n:,} random sets, as large and as expressed; p of score tests. Of the two p the "
@@ -112,10 +115,12 @@ class Prognosis:
             gain = f"{row.delta:+.3f}, not corrected"
             if np.isfinite(row.delta_corrected):
                 gain = f"{row.delta_corrected:+.3f} ({row.ci_low:+.3f} to {row.ci_high:+.3f})"
-            before, after = f"{row.base_value:.3f} ({row.base})", f"{row.full_value:.3f}"
+            before = f"{row.base_value:.3f} ({row.base})"
+            after = f"{row.full_value:.3f}"
             rows.append([row.measure, before, after, gain, p_text(row.lr_p)])
         gained = "gain, corrected (95 % CI)"
-        return _table(["measure", "without the score", "with it", gained, "likelihood ratio"], rows)
+        head = ["measure", "without the score", "with it", gained, "likelihood ratio"]
+        return _table(head, rows)
 
     def _cautions(self) -> str:
         power, measure = self.power, self.params["measure"]
@@ -126,7 +131,8 @@ class Prognosis:
             f"{power['detectable_ratio']:.2f}."
         )
         cautions = [of_power]
-        changing = self.cox[self.cox["ph_p"] < 0.05].sort_values("ph_p").drop_duplicates("variable")
+        changing = self.cox[self.cox["ph_p"] < 0.05].sort_values("ph_p")
+        changing = changing.drop_duplicates("variable")
         if len(changing):
             named = "; ".join(
                 f"{row.variable} in '{row.model}' (p = {p_text(row.ph_p)})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -180,9 +180,8 @@ def prognosis(
     params = _record.params(locals())
     outcomes.patients(adata)
     _checks.adata.target(adata, copy=False)
-    keys = OutcomeKeys(
-        event_key, time_key, entry_key, competing_key, tuple(column_names(strata, "strata"))
-    )
+    strata = tuple(column_names(strata, "strata"))
+    keys = OutcomeKeys(event_key, time_key, entry_key, competing_key, strata)
     columns = [*keys.columns, score_key, *covariates]
     _checks.adata.new_key(key_added, columns, stems=("_score", "_group"))
     if (signature is None) == (score_key is None):
@@ -231,7 +230,7 @@ def prognosis(
     return Prognosis.of(adata.uns[key_added])
 
 
-def _groups(score: np.ndarray, included: np.ndarray, cut: float | str) -> Any:
+def _groups(score: np.ndarray, included: np.ndarray, cut: float | str) -> pd.Categorical:
     """Low and high of those who are followed; others are in none."""
     at = np.quantile(score[included], 1 - (0.5 if cut == "median" else float(cut)))
     high = score[included] > at
@@ -241,4 +240,5 @@ def _groups(score: np.ndarray, included: np.ndarray, cut: float | str) -> Any:
             "of the score; tl.survival compares such groups."
         )
     codes = np.where(np.isfinite(score), (score > at).astype(np.int64), -1)
-    return pd.Categorical.from_codes(codes.tolist(), categories=pd.Index(_GROUPS), ordered=True)
+    groups = pd.CategoricalDtype(list(_GROUPS), ordered=True)
+    return pd.Categorical.from_codes(codes.tolist(), dtype=groups)
