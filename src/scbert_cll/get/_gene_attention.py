@@ -124,7 +124,9 @@ def _groups(
     return groups
 
 
-def _excluded(genes: pd.Index, exclude: str | Iterable[str]) -> np.ndarray:
+def _excluded(
+    genes: pd.Index[str], exclude: str | Iterable[str]
+) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """Which genes to leave out.
 
     Names that do not occur are no error, so that one list can serve many data sets.
