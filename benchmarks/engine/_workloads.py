@@ -240,7 +240,7 @@ def one_layer(network: Performer, tokens: Tensor, *, dense: bool) -> Tensor:
         x = network.blocks[0].attention_norm(network.embed(tokens))
         if dense:
             return dense_received(attention, x)
-        return attention.received(x, favor.mean_weight(tokens, None))[0]
+        return attention.received(x, favor.mean_weight(tokens, None), None)[0]
 
 
 def dense_received(attention: nn.Module, x: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ from benchmarks.engine._figure import log_axes
 from benchmarks.engine._tables import grid
 from benchmarks.engine._workloads import BINS, PUBLISHED
 from scbert_cll.model.training.batches import Rows, TokenRows
-from scbert_cll.nn import Config, Performer, context, favor
+from scbert_cll.nn import Config, Performer, favor
 from scbert_cll.pl._style import BLUE, GREEN, GREY, ORANGE, SKY, styled
 
 mpl.use("agg")
@@ -177,7 +177,7 @@ def approximate(network: Performer, n_features: int, stabilizer: str, draw: int)
     def change(attention: Any, layer: int) -> None:
         generator = torch.Generator().manual_seed(100 * draw + layer)
         dim = attention.projection.shape[1]
-        attention.projection = context.orthogonal_features(n_features, dim, generator)
+        attention.projection = favor.orthogonal_features(n_features, dim, generator)
         attention.stabilizer = stabilizer
 
     return changed(network, change)

@@ -12,23 +12,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from scbert_cll import _process
 from scbert_cll._cli import commands, words
 from scbert_cll._cli.parser import command_parser, whole_parser
 from scbert_cll._disk.formats import FigureError
 from scbert_cll._disk.in_place import NotAsWrittenError
 from scbert_cll._disk.left_overs import InUseError
-from scbert_cll._process import as_it_was, passive, same_logs, same_random_state, to_change
+from scbert_cll._process import as_it_was, passive, same_logs, same_random_state
 
-_BAD, _IN_USE, _NO_FIGURE, _REFUSED, _INTERRUPTED = 2, 3, 4, 5, 130  # refused by the system
-_BAD_INPUT: Final = (
-    FileExistsError,
-    FileNotFoundError,
-    ImportError,
-    KeyError,
-    NotAsWrittenError,
-    PermissionError,
-    ValueError,
-)
+# exit codes; refused by the system
+_BAD, _IN_USE, _NO_FIGURE, _REFUSED, _INTERRUPTED = 2, 3, 4, 5, 130
+_FILES: Final = (FileExistsError, FileNotFoundError, NotAsWrittenError, PermissionError)
+_BAD_INPUT: Final = (*_FILES, ImportError, KeyError, ValueError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     show = options.pop("traceback")
     options.pop("config")
     try:  # processes that the command starts inherit how threads wait
-        with passive(), as_it_was(), same_random_state(), same_logs(), _warnings_in_a_sentence():
+        with passive(), as_it_was(), same_random_state(), same_logs(), _warnings_once():
             _print_news()
             _call(commands.COMMANDS[name], options)
     except (*_BAD_INPUT, InUseError) as error:
@@ -57,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {_text(error)}", file=sys.stderr)
         return _NO_FIGURE if isinstance(error, FigureError) else _REFUSED
     except KeyboardInterrupt:
-        print(f"interrupted. {commands.after_interruption(name, options)}", file=sys.stderr)
+        advice = commands.after_interruption(name, options)
+        print(f"interrupted. {advice}", file=sys.stderr)
         return _INTERRUPTED
     return 0
 
@@ -81,8 +77,8 @@ def _bare(argv: Sequence[str]) -> int | None:
     function = commands.COMMANDS.get(argv[0])
     if function is None or len(argv) > 1:
         return None
-    needed = list(map(words.typed, words.needed_by(words.described_of(function))))
-    if not needed:
+    described = words.described_of(function)
+    if not (needed := [words.typed(name) for name in words.needed_by(described)]):
         return None
     command_parser(argv[0], function).print_help()
     sys.stdout.flush()
@@ -99,15 +95,16 @@ def _text(error: Exception) -> str:
 
 def _print_news() -> None:
     """Print this package's news as they are, unless the calling program handles logs itself."""
-    root = to_change()
+    root = _process.to_change()
     if not root.handlers:
-        root.addHandler(logging.StreamHandler(sys.stdout))  # whose sentences stand alone
+        # whose sentences stand alone
+        root.addHandler(logging.StreamHandler(sys.stdout))
         root.setLevel(logging.WARNING)
-    to_change("scbert_cll").setLevel(logging.INFO)
+    _process.to_change("scbert_cll").setLevel(logging.INFO)
 
 
 @contextmanager
-def _warnings_in_a_sentence() -> Iterator[None]:
+def _warnings_once() -> Iterator[None]:
     """A warning is its sentence, once, without the place in the code."""
     printed, before = set[str](), warnings.formatwarning
 
@@ -126,8 +123,7 @@ def _warnings_in_a_sentence() -> Iterator[None]:
 
 def _files_first(argv: Sequence[str]) -> list[str]:
     """Put --config behind the command's name: what is read later, the command line, wins."""
-    files: list[str] = []
-    others = list(argv)
+    files, others = list[str](), list(argv)
     for i in reversed(range(len(others))):
         if others[i] == "--config" or others[i].startswith("--config="):
             stop = i + 1 + (others[i] == "--config")

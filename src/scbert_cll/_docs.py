@@ -74,5 +74,6 @@ def _entry(place: re.Match[str]) -> str:
             f"%({name})s is not a shared entry of docstrings; there are {list(ENTRIES)}."
         )
     if ("{}" in ENTRIES[name]) != (word is not None):
-        raise ValueError(f"%({name})s takes {'one word' if word is None else 'no words'}.")
+        takes = "one word" if word is None else "no words"
+        raise ValueError(f"%({name})s takes {takes}.")
     return indent(ENTRIES[name].format(word), margin)

@@ -30,7 +30,10 @@ _UNSAFE: Final = re.compile(r"[/\\\x00\ud800-\udfff]|%(?=[0-9A-F]{2}|~)|^\.|^_(?
 _ESCAPE: Final = re.compile(r"(?:%[0-9A-F]{2})+")
 _RESERVED: Final = ("zarr.json", "_index", _EMPTY)
 
+_CODEC: Final = ("utf-8", "surrogatepass")
+
 type Name = Hashable | tuple[Hashable, ...]
+type Uns = Mapping[str, Any] | None
 
 
 def key(name: Name) -> str:
@@ -44,7 +47,7 @@ def key(name: Name) -> str:
     return BETWEEN.join(_cut(*pair, room) for pair in zip(escaped, names, strict=True))
 
 
-def own(key: str, uns: Mapping[str, Any] | None = None) -> str:
+def own(key: str, uns: Uns = None) -> str:
     """The user's own name, from its key; of a long one with the help of the object's `uns`."""
     if _CUT in key:
         return str((uns or {}).get(LONG, {}).get(key, key))
@@ -53,7 +56,7 @@ def own(key: str, uns: Mapping[str, Any] | None = None) -> str:
     return _ESCAPE.sub(_unescaped, key)
 
 
-def parts(key: str, uns: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+def parts(key: str, uns: Uns = None) -> tuple[str, ...]:
     """The names that went together into a key."""
     return tuple(own(part, uns) for part in key.split(BETWEEN))
 
@@ -88,17 +91,17 @@ def is_key(name: Any) -> bool:
     return isinstance(name, str) and key(name) == name
 
 
-def own_columns(table: pd.DataFrame, uns: Mapping[str, Any] | None = None) -> pd.DataFrame:
+def own_columns(table: pd.DataFrame, uns: Uns = None) -> pd.DataFrame:
     """A table with the users' names for its columns."""
     return table.set_axis(own_index(table.columns, uns), axis=1)
 
 
-def own_index(keys: Iterable[Any], uns: Mapping[str, Any] | None = None) -> pd.Index:
+def own_index(keys: Iterable[Any], uns: Uns = None) -> pd.Index:
     """The users' names of several keys."""
     return pd.Index([own(str(key), uns) for key in keys], dtype=object)
 
 
-def own_keys[T](values: Mapping[str, T], uns: Mapping[str, Any] | None = None) -> dict[str, T]:
+def own_keys[T](values: Mapping[str, T], uns: Uns = None) -> dict[str, T]:
     """Values by the users' names."""
     return {own(str(key), uns): value for key, value in values.items()}
 
@@ -119,11 +122,11 @@ def _escaped(name: str, *, within: bool) -> str:
 
 
 def _bytes(text: str) -> str:
-    return "".join(f"%{byte:02X}" for byte in text.encode("utf-8", "surrogatepass"))
+    return "".join(f"%{byte:02X}" for byte in text.encode(*_CODEC))
 
 
 def _unescaped(match: re.Match[str]) -> str:
-    return bytes.fromhex(match.group().replace("%", "")).decode("utf-8", "surrogatepass")
+    return bytes.fromhex(match.group().replace("%", "")).decode(*_CODEC)
 
 
 def _cut(escaped: str, name: str, room: int) -> str:
@@ -131,6 +134,6 @@ def _cut(escaped: str, name: str, room: int) -> str:
     raw = escaped.encode()
     if len(raw) <= room:
         return escaped
-    number = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=_DIGEST // 2).hexdigest()
+    number = blake2b(name.encode(*_CODEC), digest_size=_DIGEST // 2).hexdigest()
     start = raw[: room - len(_CUT) - _DIGEST].decode("utf-8", "ignore")
     return f"{start}{_CUT}{number}"

@@ -30,7 +30,8 @@ from typing import Any, Final, cast
 from tqdm.auto import tqdm
 
 _POLICY: Final = "OMP_WAIT_POLICY"
-_CHOICES: Final = (_POLICY, "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # variables by which a user decides
+# variables by which a user decides
+_CHOICES: Final = (_POLICY, "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 _asleep: set[str] = set()  # libraries of OpenMP that were loaded here
 
 
@@ -87,7 +88,8 @@ def as_it_was() -> Iterator[None]:
             for number, handler in handlers.items():
                 if handler is not None and signal.getsignal(number) is not handler:
                     signal.signal(number, handler)
-            with warnings.catch_warnings(action="ignore"):  # on entries that matplotlib will drop
+            # on entries that matplotlib will drop
+            with warnings.catch_warnings(action="ignore"):
                 for name, value in style.items():
                     if mpl.rcParams[name] != value:
                         mpl.rcParams[name] = value
@@ -97,7 +99,8 @@ def as_it_was() -> Iterator[None]:
             if multiprocessing.get_start_method(allow_none=True) != start_method:
                 multiprocessing.set_start_method(start_method, force=True)
             for thread in set(threading.enumerate()) - threads:
-                if type(thread).__module__.startswith("tqdm."):  # a monitor, which never ends
+                # a monitor, which never ends
+                if type(thread).__module__.startswith("tqdm."):
                     cast("Any", thread).exit()
 
 
@@ -105,7 +108,8 @@ def as_it_was() -> Iterator[None]:
 def same_random_state() -> Iterator[None]:
     """Take back what libraries draw within of the global random numbers of Python and NumPy."""
     numpy: Any = sys.modules.get("numpy")
-    of_python, of_numpy = random.getstate(), None if numpy is None else numpy.random.get_state()
+    of_python = random.getstate()
+    of_numpy = None if numpy is None else numpy.random.get_state()
     try:
         yield
     finally:
@@ -158,9 +162,8 @@ def calm(*, small: bool = True) -> Iterator[None]:
 
     A large network, whose threads seldom wait, keeps them all.
     """
-    spins = (
-        set() if not small or any(name in os.environ for name in _CHOICES) else _loaded() - _asleep
-    )
+    decided = any(name in os.environ for name in _CHOICES)
+    spins = sorted(_loaded() - _asleep) if small and not decided else []
     if not spins:
         yield
         return
@@ -169,10 +172,10 @@ def calm(*, small: bool = True) -> Iterator[None]:
     torch: Any = sys.modules.get("torch")
     threads = None if torch is None else torch.get_num_threads()
     with ExitStack() as stack:
-        stack.enter_context(ThreadpoolController().select(filepath=sorted(spins)).limit(limits=1))
-        if (
-            threads not in (None, 1) and torch.get_num_threads() == 1
-        ):  # its MKL has a number of its own
+        pools = ThreadpoolController().select(filepath=spins)
+        stack.enter_context(pools.limit(limits=1))
+        # its MKL has a number of its own
+        if threads not in (None, 1) and torch.get_num_threads() == 1:
             torch.set_num_threads(1)
             stack.callback(torch.set_num_threads, threads)
         yield
@@ -182,4 +185,5 @@ def _loaded() -> set[str]:
     """Libraries of OpenMP in this process, by path."""
     from threadpoolctl import threadpool_info
 
-    return {str(one["filepath"]) for one in threadpool_info() if one["user_api"] == "openmp"}
+    pools = threadpool_info()
+    return {str(pool["filepath"]) for pool in pools if pool["user_api"] == "openmp"}

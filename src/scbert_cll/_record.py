@@ -9,10 +9,10 @@ by the same rule.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from itertools import chain, starmap
-from operator import delitem, setitem
+from operator import delitem, is_, setitem
 from os import PathLike
 from pathlib import PurePath, PurePosixPath, PureWindowsPath
 from typing import Any, Final, cast
@@ -28,7 +28,8 @@ from scbert_cll._process import uninterrupted
 
 NOTHING: Final = "none"  # None, which not every file holds
 _X: Final = "X"  # None as a layer
-_FEW: Final = 50  # values of an array, or entries of a dict, that are recorded as they are
+# values of an array, or entries of a dict, that are recorded as they are
+_FEW: Final = 50
 
 NOT_RECORDED: Final[Mapping[str, str]] = {
     "adata": "the object itself",
@@ -40,10 +41,13 @@ NOT_RECORDED: Final[Mapping[str, str]] = {
 }
 
 _TABLES: Final = ("obs", "var")
-_NUMBERS: Final = (bool, int, float, np.number, np.bool_)
+_REAL: Final = (int, float, np.number)
+_NUMBERS: Final = (*_REAL, bool, np.bool_)
 _MAPPINGS: Final = ("obsm", "varm", "layers", "uns")
 
 type Place = tuple[str, str]  # slot and key, such as ("obsm", "X_scbert")
+type Values = Mapping[str, Any]
+type Names = str | Iterable[str] | None
 
 
 def params(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,7 +64,7 @@ def params(given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def write(adata: AnnData, *, replaces: Iterable[Place] = (), **slots: Mapping[str, Any]) -> None:
+def write(adata: AnnData, *, replaces: Iterable[Place] = (), **slots: Values) -> None:
     """Put results into slots, all of them or none.
 
     Parameters
@@ -124,7 +128,7 @@ def read(
         A further sentence where there is no such entry.
     """
     entries = (_checks.adata.in_memory if bare else _checks.adata.anndata)(adata).uns
-    key_in(key, entries, "adata.uns", " ".join(filter(None, [f"Run {verb} first.", hint])))
+    key_in(key, entries, "adata.uns", f"Run {verb} first. {hint}".rstrip())
     record = cast("Mapping[str, Any]", entries[key])
     for part in parts:
         remedy = missing or f"It was not written by {verb}."
@@ -132,16 +136,14 @@ def read(
     return record
 
 
-def named(
-    names: str | Iterable[str] | None, existing: Iterable[Any], where: str, remedy: str = ""
-) -> list[str]:
+def named(names: Names, valid: Iterable[Any], where: str, hint: str = "") -> list[str]:
     """Names that a caller gave, each once and all existing; without any, those that exist."""
-    existing = [str(name) for name in dict.fromkeys(existing)]
+    valid = [str(name) for name in dict.fromkeys(valid)]
     if names is None:
-        return existing
+        return valid
     given = list(dict.fromkeys([names] if isinstance(names, str) else names))
     for name in given:
-        key_in(name, existing, where, remedy)
+        key_in(name, valid, where, hint)
     return given
 
 
@@ -164,41 +166,35 @@ def become(adata: AnnData, new: AnnData) -> None:
 @contextmanager
 def untouched_on_error(adata: AnnData) -> Iterator[None]:
     """Take back all that was written to the slots within, also by others, when a step fails."""
-    frames = {slot: cast("pd.DataFrame", getattr(adata, slot)).copy(deep=False) for slot in _TABLES}
+    frames = {slot: getattr(adata, slot).copy(deep=False) for slot in _TABLES}
     entries = {slot: _entries(getattr(adata, slot)) for slot in _MAPPINGS}
     try:
         yield
     except BaseException:
         with uninterrupted():
             for slot, frame in frames.items():
-                _columns_back(getattr(adata, slot), frame)
+                _put_back(getattr(adata, slot), frame, _is_same_column)
             for slot, before in entries.items():
-                _entries_back(getattr(adata, slot), before)
+                _put_back(getattr(adata, slot), before, is_)
         raise
 
 
-def _columns_back(now: pd.DataFrame, before: pd.DataFrame) -> None:
-    """Columns of a table of the user's; the table stays the same object."""
-    for name in [name for name in now if name not in before]:
+def _put_back(now: Any, before: Any, same: Callable[[Any, Any], bool]) -> None:
+    """Columns of a user's table, or entries of a slot, as before; `now` stays the same object."""
+    for name in [name for name in now if name is not None and name not in before]:
         del now[name]
-    for name, column in before.items():
-        same = name in now and now[name].dtype == column.dtype and now[name].equals(column)
-        if not same:
-            now[name] = column
+    for name, value in before.items():
+        if name not in now or not same(now[name], value):
+            now[name] = value
+
+
+def _is_same_column(now: pd.Series, before: pd.Series) -> bool:
+    return now.dtype == before.dtype and now.equals(before)
 
 
 def _entries(slot: Mapping[Any, Any]) -> dict[Any, Any]:
     """Entries of a slot without X, which some versions of anndata list as a layer called None."""
     return {name: slot[name] for name in slot if name is not None}
-
-
-def _entries_back(now: MutableMapping[Any, Any], before: Mapping[Any, Any]) -> None:
-    """Entries of a slot, each the object that it was."""
-    for name in [name for name in _entries(now) if name not in before]:
-        del now[name]
-    for name, value in before.items():
-        if name not in now or now[name] is not value:
-            now[name] = value
 
 
 def storable(value: Any, long: dict[str, str], *, rows: bool = False) -> Any:
@@ -209,13 +205,15 @@ def storable(value: Any, long: dict[str, str], *, rows: bool = False) -> Any:
     if value is None:
         return NOTHING
     if isinstance(value, Mapping):
-        keys, parts = _keys(value, long), [storable(part, long) for part in value.values()]
+        keys = _keys(value, long)
+        parts = [storable(part, long) for part in value.values()]
         return dict(zip(keys, parts, strict=True))
     if isinstance(value, pd.DataFrame):
         return _table(value, long, rows=rows)
     if isinstance(value, np.ndarray):
-        is_number = value.dtype.kind in "biuf"
-        return value if is_number else np.array([_text(v) for v in value.ravel()], dtype=object)
+        if value.dtype.kind in "biuf":
+            return value
+        return np.array([_text(v) for v in value.ravel()], dtype=object)
     if isinstance(value, (list, tuple, set, frozenset, pd.Index, pd.Series)):
         return _list(value)
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
@@ -225,7 +223,7 @@ def storable(value: Any, long: dict[str, str], *, rows: bool = False) -> Any:
     return str(value)
 
 
-def _keys(names: Iterable[Hashable], long: dict[str, str]) -> list[str]:
+def _keys(names: Iterable[_names.Name], long: dict[str, str]) -> list[str]:
     """File-safe keys of names."""
     names = list(names)
     long |= _names.long_ones(names)
@@ -267,9 +265,9 @@ def _of_obs(column: Any) -> Any:
 def _list(values: Iterable[Any]) -> list[Any]:
     """Values of one type as they are, others as text."""
     values = list(values)
-    kinds = {bool if isinstance(value, (bool, np.bool_)) else type(value) for value in values}
-    numbers = all(issubclass(kind, (int, float, np.number)) and kind is not bool for kind in kinds)
-    of_one_type = kinds <= {str} or kinds <= {bool} or numbers
+    kinds = {type(value) for value in values}
+    numbers = bool not in kinds and all(issubclass(kind, _REAL) for kind in kinds)
+    of_one_type = kinds <= {str} or kinds <= {bool, np.bool_} or numbers
     return values if of_one_type else [_text(value) for value in values]
 
 
@@ -287,8 +285,10 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, PathLike):
         return PurePath(value).name
-    if isinstance(value, str):  # no path of this machine in what others are going to read
-        is_path = PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute()
+    if isinstance(value, str):
+        # no path of this machine in what others are going to read
+        paths = PurePosixPath(value), PureWindowsPath(value)
+        is_path = any(path.is_absolute() for path in paths)
         return PurePath(value).name if is_path else value
     if isinstance(value, Mapping) and len(value) <= _FEW:
         return {name: _plain(part) for name, part in value.items()}
@@ -345,11 +345,11 @@ def _frame_of_objects(frame: pd.DataFrame) -> pd.DataFrame:
         column = frame.iloc[:, i].to_numpy(dtype=object)
         gaps = pd.isna(column).any()  # no file holds one in plain text
         frame.isetitem(i, pd.Categorical(column) if gaps else column)
-    index, columns = (
-        pd.Index(axis, dtype=object, name=axis.name) if _is_foreign(axis.dtype) else axis
-        for axis in frame.axes
-    )
-    return frame.set_axis(index, axis=0).set_axis(columns, axis=1)
+    for side in ("index", "columns"):
+        axis = getattr(frame, side)
+        if _is_foreign(axis.dtype):
+            setattr(frame, side, pd.Index(axis, dtype=object, name=axis.name))
+    return frame
 
 
 def _is_foreign(dtype: Any) -> bool:

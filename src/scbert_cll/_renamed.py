@@ -26,7 +26,8 @@ def renamed_arguments[**P, R](**new: str) -> Callable[[Callable[P, R]], Callable
             given: dict[str, object] = kwargs
             for old in [name for name in given if name in new]:
                 if new[old] in given:
-                    raise TypeError(f"{old}= is the former name of {new[old]}=; give one of them.")
+                    clash = f"{old}= is the former name of {new[old]}="
+                    raise TypeError(f"{clash}; give one of them.")
                 warnings.warn(
                     f"{function.__name__}: {old}= is now {new[old]}=. The next release refuses "
                     "the former name.",

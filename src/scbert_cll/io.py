@@ -23,9 +23,8 @@ from scbert_cll._checks.words import choice, listed
 from scbert_cll._corpus.format import read_manifest, states
 from scbert_cll._disk.formats import as_text, read_json, same, sha256, versions
 from scbert_cll._disk.in_place import Same, Write, replace_all
-from scbert_cll._signature import gene_sets
+from scbert_cll._signature import gene_sets, weights
 from scbert_cll._signature import record as signature_record
-from scbert_cll._signature.weights import DOWN, UP, check_not_empty, check_table, weights
 from scbert_cll._version import __version__
 
 __all__ = ["check_corpus", "read_csv", "read_gmt", "write_csv", "write_gmt"]
@@ -34,6 +33,8 @@ _COLUMNS = "columns"  # kinds of the columns, in the .json beside a .csv
 _SUM = "sha256"  # of the .csv, there
 _KIND = re.compile(r"object|bool|u?int(8|16|32|64)|float(16|32|64)")  # of a column
 _FORMAT_VERSION = 2  # of that .json; 2: with the kinds of the columns
+
+type Facts = Mapping[str, Any]
 
 
 def check_corpus(path: str | PathLike[str]) -> pd.DataFrame:
@@ -71,7 +72,8 @@ def check_corpus(path: str | PathLike[str]) -> pd.DataFrame:
     >>> bool(sc_cll.io.check_corpus(f"{folder}/corpus.zarr")["is_whole"].all())
     True
     """
-    table = pd.DataFrame(states(read_manifest(path)), columns=["file", "bytes", "problem"])
+    files = states(read_manifest(path))
+    table = pd.DataFrame(files, columns=["file", "bytes", "problem"])
     table.insert(2, "is_whole", table["problem"] == "")
     return table
 
@@ -131,17 +133,18 @@ def write_gmt(
     gene_sets.check_gmt_name(name)
     table, facts = _parts(signature, key)
     n = int(table["selected"].sum()) if "selected" in table else len(table)
-    check_not_empty(n, str(facts.get("reason", "")), "a GMT file has no set without genes")
-    weight = weights(table)
+    reason = str(facts.get("reason", ""))
+    weights.check_not_empty(n, reason, "a GMT file has no set without genes")
+    weight = weights.weights(table)
     gene_sets.check_gmt_genes(weight.index)
     up, down = weight.index[weight > 0], weight.index[weight < 0]
-    halves = {name + UP: list(up), name + DOWN: list(down)}
+    halves = {name + weights.UP: list(up), name + weights.DOWN: list(down)}
     sets = {half: genes for half, genes in halves.items() if genes}
     lines = ["\t".join([half, _origin(facts), *genes]) for half, genes in sets.items()]
     data = ("\n".join(lines) + "\n").encode()
     data = gzip.compress(data, mtime=0) if path.suffix == ".gz" else data
-    is_sets: Same = lambda aside: same(gene_sets.read_gmt(aside), sets)  # noqa: E731
-    _write({path: (lambda aside: aside.write_bytes(data), is_sets)}, overwrite=overwrite)
+    whole: Same = lambda aside: same(gene_sets.read_gmt(aside), sets)  # noqa: E731
+    _write({path: (lambda aside: aside.write_bytes(data), whole)}, overwrite=overwrite)
 
 
 def write_csv(
@@ -199,24 +202,19 @@ def write_csv(
     path = Path(path)
     choice(path.suffix, (".csv",), "The ending of the file")
     table, facts = _parts(signature, key)
-    check_not_empty(len(table), str(facts.get("reason", "")), "there is no gene to write")
+    reason = str(facts.get("reason", ""))
+    weights.check_not_empty(len(table), reason, "there is no gene to write")
     table = _tidy(table)
     kinds = {str(name): str(column.dtype) for name, column in table.items()}
     content = _as_csv(table)
-    head = {
-        "scbert_cll": __version__,
-        "format_version": _FORMAT_VERSION,
-        "versions": versions("pandas", "numpy"),
-        _COLUMNS: kinds,
-    }
     checksum = hashlib.sha256(content.encode()).hexdigest()
+    facts = {"versions": versions("pandas", "numpy"), _COLUMNS: kinds, **facts}
+    head = {"scbert_cll": __version__, "format_version": _FORMAT_VERSION}
     origin = _plain({**head, **facts, _SUM: checksum})
     text = json.dumps(origin, indent=1, ensure_ascii=False) + "\n"
-    files = {
-        path: as_text(content, lambda aside: same(_read(aside, kinds), table)),
-        path.with_suffix(".json"): as_text(text, lambda aside: same(read_json(aside), origin)),
-    }
-    _write(files, overwrite=overwrite)
+    of_table = as_text(content, lambda aside: same(_read(aside, kinds), table))
+    of_origin = as_text(text, lambda aside: same(read_json(aside), origin))
+    _write({path: of_table, path.with_suffix(".json"): of_origin}, overwrite=overwrite)
 
 
 def read_csv(path: str | PathLike[str]) -> pd.DataFrame:
@@ -289,17 +287,17 @@ def read_gmt(path: str | PathLike[str]) -> dict[str, list[str]]:
     return gene_sets.read_gmt(Path(path))
 
 
-def _parts(signature: AnnData | pd.DataFrame, key: str) -> tuple[pd.DataFrame, Mapping[str, Any]]:
+def _parts(signature: AnnData | pd.DataFrame, key: str) -> tuple[pd.DataFrame, Facts]:
     """The table, and the plain values that go with it."""
     if not isinstance(signature, AnnData):
-        check_table(signature)
+        weights.check_table(signature)
         return signature, {}
     record = signature_record.read(signature, key, "Or hand over a signature.")
-    facts = {name: one for name, one in record.items() if not isinstance(one, pd.DataFrame)}
+    facts = {k: v for k, v in record.items() if not isinstance(v, pd.DataFrame)}
     return record["genes"], facts
 
 
-def _origin(facts: Mapping[str, Any]) -> str:
+def _origin(facts: Facts) -> str:
     """Where a signature is from, in one word: some readers part a line at every blank."""
     words = [f"scbert_cll_{__version__}"]
     if params := facts.get("params"):
@@ -322,11 +320,8 @@ def _plain(value: Any) -> Any:
 
 def _as_csv(table: pd.DataFrame) -> str:
     """Text of a table; a carriage return needs the quotes that pandas only gives to line feeds."""
-    texts: list[Any] = [
-        list(table),
-        *(column for _, column in table.items() if column.dtype == object),
-    ]
-    is_quoted = any("\r" in field for fields in texts for field in fields)
+    texts = [column for _, column in table.items() if column.dtype == object]
+    is_quoted = any("\r" in field for fields in (table, *texts) for field in fields)
     quoting: Any = csv.QUOTE_NONNUMERIC if is_quoted else csv.QUOTE_MINIMAL
     return str(table.to_csv(index=False, quoting=quoting, lineterminator="\n"))
 
@@ -365,7 +360,7 @@ def _read(path: Path, kinds: Mapping[str, str] | None) -> pd.DataFrame:
             f"{listed(kinds, 12)}, and {path.name} has {listed(fields, 12)}. Put the .json that "
             f"was written with it beside it, or remove this one."
         )
-    return pd.DataFrame({name: _as_kind(fields[name], kind) for name, kind in kinds.items()})
+    return pd.DataFrame({k: _as_kind(fields[k], kind) for k, kind in kinds.items()})
 
 
 def _kind(name: str, fields: pd.Series) -> str:

@@ -24,6 +24,7 @@ from scbert_cll._disk.in_place import replace
 
 __all__ = ["Aliases", "GeneVocab", "How", "Vocabulary", "read_aliases"]
 
+type _Approved = Mapping[str, frozenset[str]]
 type Aliases = Mapping[str, str | Iterable[str]] | str | PathLike[str]
 type Vocabulary = GeneVocab | AnnData | Iterable[str] | str | PathLike[str]
 type How = Literal["exact", "genome", "ensembl", "alias", "suffix", "ambiguous", "unmatched"]
@@ -138,10 +139,10 @@ class GeneVocab:
         path = Path(path)
         kind = _kind(path, (*_TEXT, *_TABLE))
         table = pd.DataFrame({"gene": self._names})
-        sep, header = _TABLE.get(kind, "\t"), kind in _TABLE
+        sep, head = _TABLE.get(kind, "\t"), kind in _TABLE
 
         def write(aside: Path) -> None:
-            table.to_csv(aside, sep=sep, header=header, index=False, lineterminator="\n")
+            table.to_csv(aside, sep=sep, header=head, index=False, lineterminator="\n")
 
         replace(path, write, lambda aside: GeneVocab.read(aside) == self)
 
@@ -223,7 +224,7 @@ class GeneVocab:
         names = pd.Series(list(query), dtype=object)
         table = names.str.extract(_GENOME)
         gene = table["gene"]
-        human, mouse = gene.where(table["human"].notna()), gene.where(table["mouse"].notna())
+        human, mouse = (gene.where(table[of].notna()) for of in ("human", "mouse"))
         is_mouse_id = mouse.str.startswith("ENSMUSG", na=False)
         mouse = mouse.where(~mouse.str.isupper().eq(True) | is_mouse_id)
         n_human, n_mouse = human.isin(self._names).sum(), mouse.isin(self._names).sum()
@@ -281,11 +282,7 @@ class _Rules:
     """What `GeneVocab.resolve` needs to know about both sides, worked out once."""
 
     def __init__(
-        self,
-        vocab: GeneVocab,
-        query: pd.Index,
-        aliases: Mapping[str, frozenset[str]],
-        others: Iterable[str],
+        self, vocab: GeneVocab, query: pd.Index, aliases: _Approved, others: list[str]
     ) -> None:
         self.vocab = vocab
         self.present = frozenset(query)

@@ -33,7 +33,7 @@ def tensors(seed: int, *, b=3, n=37, r=20, weights="none", stabilizer="cell"):
     }[weights]
     if weight is not None:
         weight[:, 0] = 1
-    return x, qkv, Kernel(context.orthogonal_features(r, DIM, generator), stabilizer), weight
+    return x, qkv, Kernel(favor.orthogonal_features(r, DIM, generator), stabilizer), weight
 
 
 def split(x: torch.Tensor, qkv: torch.Tensor) -> list[torch.Tensor]:
@@ -164,7 +164,7 @@ def test_features_approximate_softmax_attention_better_the_more_there_are():
     exact = softmax.attention_matrix(q, k)
     errors = []
     for r in (16, 256, 4096):
-        projection = context.orthogonal_features(r, DIM, torch.Generator().manual_seed(5))
+        projection = favor.orthogonal_features(r, DIM, torch.Generator().manual_seed(5))
         errors.append(
             float((naive_attention_matrix(q, k, Kernel(projection)) - exact).norm() / exact.norm())
         )
@@ -173,7 +173,7 @@ def test_features_approximate_softmax_attention_better_the_more_there_are():
 
 
 def test_orthogonal_features_are_orthogonal_within_a_block():
-    projection = context.orthogonal_features(20, 8, torch.Generator().manual_seed(6))
+    projection = favor.orthogonal_features(20, 8, torch.Generator().manual_seed(6))
     assert projection.shape == (20, 8)
     for block in projection.split(8):
         gram = block @ block.T

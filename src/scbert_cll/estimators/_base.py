@@ -19,6 +19,8 @@ from scbert_cll.estimators._inner import Calibrated, accepted
 
 Features = Literal["log2", "tokens"]
 
+type Donors = pd.Series | None
+
 
 @_docs.shared
 class CellEstimator(ClassifierMixin, BaseEstimator):
@@ -45,7 +47,7 @@ class CellEstimator(ClassifierMixin, BaseEstimator):
     def check(self) -> None:
         """Refuse parameters that cannot be, before anything is fitted."""
 
-    def fit(self, adata: AnnData, y: pd.Series, groups: pd.Series | None = None) -> Self:
+    def fit(self, adata: AnnData, y: pd.Series, groups: Donors = None) -> Self:
         """Learn from the labelled cells.
 
         Parameters
@@ -91,7 +93,7 @@ class Examples(NamedTuple):
     classes: np.ndarray
 
 
-def examples(adata: AnnData, y: pd.Series, groups: pd.Series | None) -> Examples:
+def examples(adata: AnnData, y: pd.Series, groups: Donors) -> Examples:
     """The labelled cells.
 
     A class without one is left out, so that the codes are 0, 1 … without a gap.
@@ -170,7 +172,7 @@ class MatrixEstimator(CellEstimator):
         self,
         adata: AnnData,
         y: pd.Series,
-        groups: pd.Series | None = None,
+        groups: Donors = None,
         sample_weight: np.ndarray | None = None,
     ) -> Self:
         """Learn from the labelled cells.
@@ -192,7 +194,8 @@ class MatrixEstimator(CellEstimator):
             return self
         model = seeded(self._classifier(), self.rng)
         arguments = accepted(model, groups=labelled.donors, sample_weight=sample_weight)
-        if sample_weight is not None and not any("sample_weight" in name for name in arguments):
+        is_weighted = any("sample_weight" in name for name in arguments)
+        if sample_weight is not None and not is_weighted:
             refuse_weights(model)
         self.estimator_ = model.fit(x, labelled.codes, **arguments)
         return self
@@ -285,11 +288,10 @@ def as_estimator(model: Any) -> CellEstimator:
     """
     if isinstance(model, CellEstimator):
         return model
-    name = type(model).__name__
     if isinstance(model, type):
-        raise TypeError(
-            f"{model.__name__} is a class; give an instance of it: {model.__name__}(…)."
-        )
+        name = model.__name__
+        raise TypeError(f"{name} is a class; give an instance of it: {name}(…).")
+    name = type(model).__name__
     if not isinstance(model, BaseEstimator) or not is_classifier(model):
         raise TypeError(
             f"Expected an estimator of this package or a scikit-learn classifier, found {name}."
@@ -351,8 +353,10 @@ def counts_only(adata: AnnData, counts: sparse.csr_matrix | None = None) -> AnnD
     """Raw counts (CSR float32, a copy) under the names of cells and genes; those of ``X``."""
     if counts is None:
         counts = _checks.counts.counts(adata, None, only_x=True)
-    obs, var = (pd.DataFrame(index=names.copy()) for names in (adata.obs_names, adata.var_names))
-    return AnnData(sparse.csr_matrix(counts, dtype=np.float32, copy=True), obs=obs, var=var)
+    counts = sparse.csr_matrix(counts, dtype=np.float32, copy=True)
+    axes = (adata.obs_names, adata.var_names)
+    obs, var = (pd.DataFrame(index=names.copy()) for names in axes)
+    return AnnData(counts, obs=obs, var=var)
 
 
 def sum_to_one(proba: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ from sklearn.utils.validation import check_is_fitted
 from scbert_cll import _checks
 from scbert_cll._counts import log_normalised
 from scbert_cll.estimators import _base
-from scbert_cll.estimators._base import CellEstimator, Examples, MatrixEstimator, OnMatrix
+from scbert_cll.estimators._base import CellEstimator, Donors, Examples, MatrixEstimator
 from scbert_cll.estimators._inner import EarlyStopped, GridSearched, balanced_logistic
 
 # scikit-learn 1.8 chooses the penalty by l1_ratio, and deprecates its former name
@@ -93,21 +93,24 @@ def baselines(gene: str = "ITGA4") -> dict[str, CellEstimator]:
     ['gene_only', 'gradient_boosting', 'knn']
     """
     l2 = make_pipeline(StandardScaler(with_mean=False), balanced_logistic())
-    l1 = OneVsRestClassifier(LogisticRegression(solver="liblinear", max_iter=1000, **_L1))
+    liblinear = LogisticRegression(solver="liblinear", max_iter=1000, **_L1)
+    l1 = OneVsRestClassifier(liblinear)
     clip = FunctionTransformer(clipped, accept_sparse=True)
     sgd = SGDClassifier(loss="log_loss", alpha=1e-4)
     boosted = HistGradientBoostingClassifier(early_stopping=False)
+    network = EarlyStopped(MLPClassifier((512, 128)))
+    penalties = [1e-4, 1e-3, 0.01, 0.1, 1.0]
     models = {
         "majority": DummyClassifier(strategy="prior"),
         "gene_only": GeneOnly(gene),
         "library_size": LibrarySize(),
-        "logistic_l2": GridSearched(l2, {"logisticregression__C": [1e-4, 1e-3, 0.01, 0.1, 1.0]}),
+        "logistic_l2": GridSearched(l2, {"logisticregression__C": penalties}),
         "logistic_l1": GridSearched(l1, {"estimator__C": [0.01, 0.1, 1.0]}),
         "logistic_sgd": make_pipeline(StandardScaler(with_mean=False), clip, sgd),
         "random_forest": RandomForestClassifier(500, class_weight="balanced_subsample"),
         "gradient_boosting": make_pipeline(MostVariable(2000), boosted),
         "knn": make_pipeline(Components(50), KNeighborsClassifier(15)),
-        "mlp_tokens": OnMatrix(EarlyStopped(MLPClassifier((512, 128))), features="tokens"),
+        "mlp_tokens": _base.OnMatrix(network, features="tokens"),
         "pseudobulk": Pseudobulk(),
     }
     return {name: _base.as_estimator(model) for name, model in models.items()}
@@ -167,28 +170,24 @@ class Pseudobulk(MatrixEstimator):
 
     def _prepare(self, adata: AnnData, labelled: Examples) -> None:
         counts = _checks.counts.counts(adata[labelled.rows], None, only_x=True)
-        profiles, codes = _profiles(counts, labelled)
-        self.n_profiles_, self.weights_ = len(codes), np.zeros((adata.n_vars, 1))
+        codes, n = labelled.codes, len(labelled.codes)
+        donors = np.zeros_like(codes) if labelled.donors is None else labelled.donors
+        of_cells = np.column_stack([donors, codes])
+        pairs, member = np.unique(of_cells, axis=0, return_inverse=True)
+        places, shape = (member.ravel(), np.arange(n)), (len(pairs), n)
+        summing = sparse.csr_matrix((np.ones(n), places), shape=shape)
+        self.n_profiles_, self.weights_ = len(pairs), np.zeros((adata.n_vars, 1))
         if len(labelled.classes) > 1:
+            profiles = log_normalised(summing @ counts, base=2).toarray()
             model = balanced_logistic(self.C)
-            self.weights_ = model.fit(profiles - profiles.mean(axis=0), codes).coef_.T
+            model.fit(profiles - profiles.mean(axis=0), pairs[:, 1])
+            self.weights_ = model.coef_.T
 
     def _rows(self, adata: AnnData) -> np.ndarray:
         return np.asarray(_base.expression(adata, "log2") @ self.weights_)
 
     def _classifier(self) -> Any:
         return make_pipeline(StandardScaler(), balanced_logistic())
-
-
-def _profiles(counts: sparse.csr_matrix, labelled: Examples) -> tuple[np.ndarray, np.ndarray]:
-    """log2(1 + counts per 10,000) of the sum of each donor × class, and the class of each sum."""
-    codes, n = labelled.codes, len(labelled.codes)
-    donors = np.zeros_like(codes) if labelled.donors is None else labelled.donors
-    of_cells = np.column_stack([donors, codes])
-    pairs, member = np.unique(of_cells, axis=0, return_inverse=True)
-    places, shape = (member.ravel(), np.arange(n)), (len(pairs), n)
-    summing = sparse.csr_matrix((np.ones(n), places), shape=shape)
-    return log_normalised(summing @ counts, base=2).toarray(), pairs[:, 1]
 
 
 @dataclass(eq=False, repr=False)
@@ -256,7 +255,8 @@ def optional_baselines(max_epochs: int | None = None) -> dict[str, CellEstimator
        transcriptomics data with deep generative models, Molecular Systems Biology 17:e9620,
        doi:10.15252/msb.20209620.
     """
-    return {"scvi_logistic": SCVILogistic(max_epochs), "scanvi": SCANVIClassifier(max_epochs)}
+    logistic, scanvi = SCVILogistic(max_epochs), SCANVIClassifier(max_epochs)
+    return {"scvi_logistic": logistic, "scanvi": scanvi}
 
 
 @dataclass(eq=False, repr=False)
@@ -267,8 +267,8 @@ class SCVILogistic(MatrixEstimator):
     rng: int = 0
 
     def _prepare(self, adata: AnnData, labelled: Examples) -> None:
-        cells = _base.counts_only(adata)
-        self.network_ = _scvi().train_scvi(cells, max_epochs=self.max_epochs, seed=self.rng)
+        cells, epochs = _base.counts_only(adata), self.max_epochs
+        self.network_ = _scvi().train_scvi(cells, max_epochs=epochs, seed=self.rng)
 
     def _rows(self, adata: AnnData) -> np.ndarray:
         return np.asarray(_scvi().latent(self.network_, _base.counts_only(adata)))
@@ -285,14 +285,13 @@ class SCANVIClassifier(CellEstimator):
     max_epochs: int | None = None
     rng: int = 0
 
-    def fit(self, adata: AnnData, y: pd.Series, groups: pd.Series | None = None) -> Self:
+    def fit(self, adata: AnnData, y: pd.Series, groups: Donors = None) -> Self:
         """Train scVI, then scANVI."""
         labelled = _base.examples(adata, y, groups)
         self.genes_, self.classes_ = adata.var_names, labelled.classes
-        cells, epochs = _labelled(adata, labelled), self.max_epochs
-        self.network_ = _scvi().train_scanvi(
-            cells, _LABEL, _UNLABELLED, max_epochs=epochs, seed=self.rng
-        )
+        cells, scvi = _labelled(adata, labelled), _scvi()
+        names, epochs = (_LABEL, _UNLABELLED), self.max_epochs
+        self.network_ = scvi.train_scanvi(cells, *names, max_epochs=epochs, seed=self.rng)
         return self
 
     def predict_proba(self, adata: AnnData) -> np.ndarray:
@@ -300,12 +299,14 @@ class SCANVIClassifier(CellEstimator):
         check_is_fitted(self, "network_")
         cells = _labelled(_base.of_genes(adata, self.genes_))
         proba = _scvi().class_probabilities(self.network_, cells)
-        return _base.sum_to_one(proba[[str(code) for code in range(len(self.classes_))]].to_numpy())
+        codes = [str(code) for code in range(len(self.classes_))]
+        return _base.sum_to_one(proba[codes].to_numpy())
 
 
 def _labelled(adata: AnnData, labelled: Examples | None = None) -> AnnData:
     """The cells with a column of labels: scvi-tools writes to what it is given."""
-    cells, names = _base.counts_only(adata), np.full(adata.n_obs, _UNLABELLED, dtype=object)
+    cells = _base.counts_only(adata)
+    names = np.full(adata.n_obs, _UNLABELLED, dtype=object)
     if labelled is not None:
         names[labelled.rows] = labelled.codes.astype(str)
     cells.obs[_LABEL] = pd.Categorical(names)

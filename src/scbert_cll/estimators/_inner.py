@@ -18,7 +18,7 @@ from sklearn.utils.validation import has_fit_parameter
 from scbert_cll._evaluation.folds import Parts, inner_folds
 
 type Folds = list[Parts] | None
-type Weight = np.ndarray | None
+type Array = np.ndarray | None
 
 _EPOCHS_UNSEEN: Final = 10
 
@@ -39,13 +39,7 @@ class InnerCV(ClassifierMixin, BaseEstimator):
     estimator_: Any
     _must_hold_out: ClassVar[bool] = False
 
-    def fit(
-        self,
-        X: Any,
-        y: np.ndarray,
-        groups: np.ndarray | None = None,
-        sample_weight: Weight = None,
-    ) -> Self:
+    def fit(self, X: Any, y: np.ndarray, groups: Array = None, sample_weight: Array = None) -> Self:
         """Choose on inner folds, then fit to all rows."""
         can_hold_out = np.unique(y, return_counts=True)[1].min() > 1
         folds = None
@@ -54,7 +48,7 @@ class InnerCV(ClassifierMixin, BaseEstimator):
         self.estimator_ = self._fitted(X, y, folds, sample_weight)
         return self
 
-    def _fitted(self, X: Any, y: np.ndarray, folds: Folds, weight: Weight) -> Any:
+    def _fitted(self, X: Any, y: np.ndarray, folds: Folds, weight: Array) -> Any:
         """The classifier, fitted; without folds where nothing can be held out."""
         raise NotImplementedError
 
@@ -84,11 +78,11 @@ class GridSearched(InnerCV):
     n_inner: int = 3
     random_state: int = 0
 
-    def _fitted(self, X: Any, y: np.ndarray, folds: Folds, weight: Weight) -> Any:
+    def _fitted(self, X: Any, y: np.ndarray, folds: Folds, weight: Array) -> Any:
         arguments = accepted(self.estimator, sample_weight=weight)
         if folds is None:
             lists = self.grid.items()
-            self.best_params_ = {name: values[len(values) // 2] for name, values in lists}
+            self.best_params_ = {k: values[len(values) // 2] for k, values in lists}
             model = clone(self.estimator).set_params(**self.best_params_)
             return model.fit(X, y, **arguments)
         grid = dict(self.grid)
@@ -109,7 +103,7 @@ class Calibrated(InnerCV):
     n_inner: int = 3
     random_state: int = 0
 
-    def _fitted(self, X: Any, y: np.ndarray, folds: Folds, weight: Weight) -> Any:
+    def _fitted(self, X: Any, y: np.ndarray, folds: Folds, weight: Array) -> Any:
         calibrated = CalibratedClassifierCV(self.estimator, cv=folds, ensemble=False)
         return calibrated.fit(X, y, sample_weight=weight)
 
@@ -127,7 +121,7 @@ class EarlyStopped(InnerCV):
     n_inner: int = 3
     random_state: int = 0
 
-    def _fitted(self, X: Any, y: np.ndarray, folds: Folds, weight: Weight) -> Any:
+    def _fitted(self, X: Any, y: np.ndarray, folds: Folds, weight: Array) -> Any:
         weight = np.ones(len(y)) if weight is None else weight
         self.n_epochs_ = _EPOCHS_UNSEEN
         if folds is not None:
@@ -137,7 +131,7 @@ class EarlyStopped(InnerCV):
             self._epoch(network, X, y, weight)
         return network
 
-    def _best_epoch(self, X: Any, y: np.ndarray, weight: np.ndarray, fold: Parts) -> int:
+    def _best_epoch(self, X: Any, y: np.ndarray, weight: Any, fold: Parts) -> int:
         (train, val), network, losses = fold, clone(self.estimator), [np.inf]
         for epoch in range(1, self.max_epochs + 1):
             if epoch - int(np.argmin(losses)) > self.patience:

@@ -12,7 +12,7 @@ from sklearn.utils.validation import has_fit_parameter
 from scbert_cll import _checks, _docs, _keys, pp
 from scbert_cll._checks.words import choice
 from scbert_cll.estimators import _base
-from scbert_cll.estimators._base import MetaEstimator, OnMatrix
+from scbert_cll.estimators._base import Donors, MetaEstimator, OnMatrix
 
 Method = Literal["none", "weights", "oversample", "undersample", "smote"]
 
@@ -54,7 +54,7 @@ class Resampled(MetaEstimator):
     method: Method = "oversample"
     rng: int = 0
 
-    def fit(self, adata: AnnData, y: pd.Series, groups: pd.Series | None = None) -> Self:
+    def fit(self, adata: AnnData, y: pd.Series, groups: Donors = None) -> Self:
         """Balance the labelled cells by class, then learn from them.
 
         Parameters
@@ -69,11 +69,13 @@ class Resampled(MetaEstimator):
         if self.method == "none" or len(labelled.classes) == 1:
             self.estimator_ = inner.fit(adata, y, groups)
         else:
-            cells = self._balanced(adata, y, groups, int(np.bincount(labelled.codes).min()))
+            fewest = int(np.bincount(labelled.codes).min())
+            cells = self._balanced(adata, y, groups, fewest)
             obs = cast("pd.DataFrame", cells.obs)
             labels, members = obs.pop(_LABEL), donors_of_all(obs.pop(_DONOR), groups)
             # without donors, cells take their place where they serve inner folds and nothing else
-            donors = members if groups is not None or isinstance(inner, OnMatrix) else None
+            takes_cells = groups is not None or isinstance(inner, OnMatrix)
+            donors = members if takes_cells else None
             weights = {}
             if self.method == "weights":
                 weights["sample_weight"] = obs.pop(_keys.BALANCE_WEIGHT).to_numpy()
@@ -81,9 +83,7 @@ class Resampled(MetaEstimator):
         self.classes_ = self.estimator_.classes_
         return self
 
-    def _balanced(
-        self, adata: AnnData, y: pd.Series, groups: pd.Series | None, smallest: int
-    ) -> AnnData:
+    def _balanced(self, adata: AnnData, y: pd.Series, groups: Donors, smallest: int) -> AnnData:
         """New object with the cells after balancing, their labels and their donors."""
         obs = cast("pd.DataFrame", adata.obs).copy()
         obs[_LABEL], obs[_PART] = y.astype("category"), _keys.TRAIN
@@ -109,7 +109,7 @@ def smote_neighbours(n_cells: int) -> int:
     return max(1, min(_NEIGHBOURS, n_cells - 1))
 
 
-def donors_of_all(donors: pd.Series, groups: pd.Series | None) -> pd.Series:
+def donors_of_all(donors: pd.Series, groups: Donors) -> pd.Series:
     """Donor of each cell.
 
     Of a cell between two donors, that of the nearer one, whose name it goes by.
@@ -118,5 +118,7 @@ def donors_of_all(donors: pd.Series, groups: pd.Series | None) -> pd.Series:
     between = donors.isna()
     if between.any():
         parents = [re.sub(r"-smote\d+$", "", name) for name in donors.index[between]]
-        donors[between] = parents if groups is None else groups.astype(str).loc[parents].to_numpy()
+        if groups is not None:
+            parents = groups.astype(str).loc[parents].tolist()
+        donors[between] = parents
     return donors

@@ -20,7 +20,7 @@ from scbert_cll import _checks, _docs, _keys, pp
 from scbert_cll._checks.words import choice, number_in
 from scbert_cll._evaluation.folds import inner_folds
 from scbert_cll.estimators import _base
-from scbert_cll.estimators._base import CellEstimator, Examples
+from scbert_cll.estimators._base import CellEstimator, Donors, Examples
 from scbert_cll.estimators._baselines import baselines, optional_baselines
 from scbert_cll.estimators._resampled import Method, donors_of_all, smote_neighbours
 
@@ -112,7 +112,7 @@ class ScBERTEstimator(CellEstimator):
     accelerator: str = "auto"
     rng: int = 0
 
-    def fit(self, adata: AnnData, y: pd.Series, groups: pd.Series | None = None) -> Self:
+    def fit(self, adata: AnnData, y: pd.Series, groups: Donors = None) -> Self:
         """Learn from the labelled cells.
 
         Parameters
@@ -137,7 +137,8 @@ class ScBERTEstimator(CellEstimator):
             return self
         cells = self._cells(adata, y, groups, labelled)
         with _quiet():
-            self.members_ = [self._member(cells, self.rng + i) for i in range(self.n_members)]
+            seeds = range(self.rng, self.rng + self.n_members)
+            self.members_ = [self._member(cells, seed) for seed in seeds]
         return self
 
     @property
@@ -188,21 +189,20 @@ class ScBERTEstimator(CellEstimator):
         further = {"accelerator": self.accelerator, **dict(self.train or {})}
         Finetuning.of("train of ScBERTEstimator", {}, further, "max_epochs")
 
-    def _cells(
-        self, adata: AnnData, y: pd.Series, groups: pd.Series | None, labelled: Examples
-    ) -> AnnData:
+    def _cells(self, adata: AnnData, y: pd.Series, groups: Donors, labelled: Examples) -> AnnData:
         """Training cells with labels, split, tokens, weights or further rows, and gene vectors."""
         cells = _base.counts_only(adata)
         if self.protein_key is not None and self.protein_key in adata.obsm:
             cells.obsm[_PROTEIN] = _checks.adata.protein_counts(adata, self.protein_key)
-        cells.obs[_LABEL] = pd.Categorical(y.astype(object).to_numpy(), labelled.classes)
+        labels = y.astype(object).to_numpy()
+        cells.obs[_LABEL] = pd.Categorical(labels, labelled.classes)
         cells.obs[_DONOR] = "one" if groups is None else groups.astype(str).to_numpy()
         cells.obs[_keys.SPLIT] = self._split(cells, labelled)
         if self.balance != "none":
             trains = np.flatnonzero(cells.obs[_keys.SPLIT] == _keys.TRAIN)
             fewest = int(cells.obs[_LABEL].iloc[trains].value_counts().min())
-            neighbours = smote_neighbours(fewest)
-            pp.balance(cells, _LABEL, method=self.balance, k_neighbors=neighbours, rng=self.rng)
+            k, method = smote_neighbours(fewest), self.balance
+            pp.balance(cells, _LABEL, method=method, k_neighbors=k, rng=self.rng)
             cells.obs[_DONOR] = donors_of_all(pd.Series(cells.obs[_DONOR]), groups)
         pp.bin_expression(cells, method=self.binning, fit_on=_keys.SPLIT)
         if self.gene_embedding in _VECTORS_OF_CELLS:
@@ -216,7 +216,8 @@ class ScBERTEstimator(CellEstimator):
         """
         split = np.full(cells.n_obs, _keys.TRAIN, dtype=object)
         codes, rows = labelled.codes, labelled.rows
-        validates = self.combine == "residual" or dict(self.train or {}).get("early_stopping")
+        stops_early = (self.train or {}).get("early_stopping")
+        validates = self.combine == "residual" or stops_early
         if validates and np.bincount(codes).min() > 1:
             train, val = inner_folds(codes, labelled.donors, _VALIDATION, self.rng)[0]
             split[rows[val]] = _keys.VAL
@@ -227,20 +228,22 @@ class ScBERTEstimator(CellEstimator):
 
     def _vectors(self, cells: AnnData) -> np.ndarray:
         """Co-expression vectors of the genes, from the cells that train."""
-        from scbert_cll.model._gene_vectors import co_expression_vectors, principal_vectors
+        from scbert_cll.model import _gene_vectors
         from scbert_cll.model.training.options import width
 
         train = cells[(cells.obs[_keys.SPLIT] == _keys.TRAIN).to_numpy()]
+        genes = cells.var_names
         counts, rng = sparse.csr_matrix(train.X), np.random.default_rng(self.rng)
         if self.gene_embedding == "gene2vec":
             donors = pd.factorize(train.obs[_DONOR].to_numpy())[0]
-            vectors, _ = co_expression_vectors(counts, cells.var_names, donors, rng)
+            vectors, _ = _gene_vectors.co_expression_vectors(counts, genes, donors, rng)
         else:
             n = width(**dict(self.network or {}))
-            vectors = principal_vectors(counts, cells.var_names, n_dims=n, seed=self.rng)
+            principal = _gene_vectors.principal_vectors
+            vectors = principal(counts, genes, n_dims=n, seed=self.rng)
         if self.gene_embedding == "shuffled":
             vectors = vectors.set_axis(rng.permutation(vectors.index), axis=0)
-        vectors = vectors.reindex(cells.var_names, fill_value=0.0)
+        vectors = vectors.reindex(genes, fill_value=0.0)
         return vectors.to_numpy(dtype=np.float32)
 
     def _member(self, cells: AnnData, seed: int) -> Any:
@@ -248,8 +251,9 @@ class ScBERTEstimator(CellEstimator):
         from scbert_cll.model import ScBERT, ScBERTClassifier
 
         cells = cells.copy()  # scvi-tools notes in it what was set up
-        excluded = list(self.exclude_genes)
-        genes = "gene2vec" if self.gene_embedding in _VECTORS_OF_CELLS else self.gene_embedding
+        excluded: Choices = {"exclude_genes": list(self.exclude_genes)}
+        starts_from_cells = self.gene_embedding in _VECTORS_OF_CELLS
+        genes = "gene2vec" if starts_from_cells else self.gene_embedding
         network: Choices = {"gene_embedding": genes, **(self.network or {})}
         training: Choices = {
             "split_key": _keys.SPLIT,
@@ -259,28 +263,29 @@ class ScBERTEstimator(CellEstimator):
         }
         if self.pretrain_epochs:
             corpus = cells if self.extra is None else self._corpus(cells, self.extra)
-            ScBERT.setup_anndata(corpus, exclude_genes=excluded)
+            ScBERT.setup_anndata(corpus, **excluded)
             pretrained = ScBERT(corpus, rng=seed, **network)
             pretrained.train(self.pretrain_epochs, **training)
-            classifier = ScBERTClassifier.from_pretrained(
-                pretrained, cells, labels_key=_LABEL, rng=seed
-            )
+            from_pretrained = ScBERTClassifier.from_pretrained
+            classifier = from_pretrained(pretrained, cells, labels_key=_LABEL, rng=seed)
         else:
-            ScBERTClassifier.setup_anndata(cells, labels_key=_LABEL, exclude_genes=excluded)
+            ScBERTClassifier.setup_anndata(cells, labels_key=_LABEL, **excluded)
             classifier = ScBERTClassifier(cells, rng=seed, **network)
-        of_labels: Choices = {
+        of_labels = {
             "donor_key": _DONOR,
             "combine": self.combine,
             "freeze": self.freeze,
             "protein_key": _PROTEIN if _PROTEIN in cells.obsm else None,
             "weight_key": _keys.BALANCE_WEIGHT if self.balance == "weights" else None,
         }
-        classifier.train(self.max_epochs, **{**training, **of_labels, **(self.train or {})})
+        options: Choices = {**training, **of_labels, **(self.train or {})}
+        classifier.train(self.max_epochs, **options)
         return classifier
 
     def _corpus(self, cells: AnnData, extra: AnnData) -> AnnData:
         """The training cells and the further ones, which train, too."""
-        further = _base.counts_only(pp.align_genes(_base.counts_only(extra), list(cells.var_names)))
+        further = pp.align_genes(_base.counts_only(extra), list(cells.var_names))
+        further = _base.counts_only(further)
         further = further[sparse.csr_matrix(further.X).sum(axis=1).A1 > 0].copy()
         further.obs[_keys.SPLIT] = _keys.TRAIN
         training = _base.counts_only(cells)  # without labels and proteins

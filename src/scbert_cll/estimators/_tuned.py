@@ -10,17 +10,11 @@ from anndata import AnnData
 
 from scbert_cll import _docs
 from scbert_cll._checks.words import choice, listed, number_in
-from scbert_cll._evaluation.folds import inner_folds
+from scbert_cll._evaluation.folds import Parts, inner_folds
 from scbert_cll._evaluation.metrics import LOWER_IS_BETTER, METRICS, score
 from scbert_cll._optional import optional
-from scbert_cll.estimators._base import (
-    CellEstimator,
-    Examples,
-    MetaEstimator,
-    as_estimator,
-    examples,
-    seeded,
-)
+from scbert_cll.estimators import _base
+from scbert_cll.estimators._base import CellEstimator, Donors, Examples, seeded
 
 _FORMS = (
     '("float", low, high), ("float", low, high, "log"), ("int", low, high) or a list of choices'
@@ -29,7 +23,7 @@ _FORMS = (
 
 @_docs.shared
 @dataclass(eq=False, repr=False)
-class Tuned(MetaEstimator):
+class Tuned(_base.MetaEstimator):
     """An estimator whose hyperparameters are searched for on inner folds of the training donors.
 
     Every trial is fitted once per inner fold and judged by its predictions for all held-out cells
@@ -77,18 +71,18 @@ class Tuned(MetaEstimator):
     metric: str = "log_loss"
     rng: int = 0
 
-    def fit(self, adata: AnnData, y: pd.Series, groups: pd.Series | None = None) -> Self:
+    def fit(self, adata: AnnData, y: pd.Series, groups: Donors = None) -> Self:
         """Search, then learn from the labelled cells.
 
         Parameters
         ----------
         %(training_cells)s
         """
-        base = seeded(as_estimator(self.estimator), self.rng)
+        base = seeded(_base.as_estimator(self.estimator), self.rng)
         _check_space(self.space, sorted(base.get_params()))
         choice(self.metric, METRICS, "metric")
         number_in(self.n_trials, "n_trials", 1, np.inf, whole=True)
-        labelled = examples(adata, y, groups)
+        labelled = _base.examples(adata, y, groups)
         self.best_params_: dict[str, object] = {}
         self.trials_ = pd.DataFrame(columns=["trial", *self.space, self.metric])
         if np.bincount(labelled.codes).min() > 1 and len(labelled.classes) > 1:
@@ -98,12 +92,7 @@ class Tuned(MetaEstimator):
         return self
 
     def _search(
-        self,
-        base: CellEstimator,
-        adata: AnnData,
-        y: pd.Series,
-        groups: pd.Series | None,
-        labelled: Examples,
+        self, base: CellEstimator, adata: AnnData, y: pd.Series, groups: Donors, labelled: Examples
     ) -> None:
         optuna = optional("optuna", "Tuned")
         codes, classes = labelled.codes, list(labelled.classes)
@@ -111,12 +100,14 @@ class Tuned(MetaEstimator):
         trials: list[dict[str, object]] = []
 
         def objective(trial: Any) -> float:
-            setting = {name: _suggested(trial, name, spec) for name, spec in self.space.items()}
+            space = self.space.items()
+            setting = {name: _suggested(trial, name, spec) for name, spec in space}
             proba = np.zeros((len(codes), len(classes)))
-            for train, val in folds:
-                rows = _training_rows(labelled, groups, train, val, adata.n_obs)
+            for fold in folds:
+                rows, val = _training_rows(labelled, groups, fold, adata.n_obs), fold[1]
                 model = seeded(base, self.rng).set_params(**setting)
-                model.fit(adata[rows], y.iloc[rows], None if groups is None else groups.iloc[rows])
+                donors = None if groups is None else groups.iloc[rows]
+                model.fit(adata[rows], y.iloc[rows], donors)
                 proba[val] = model.predict_proba(adata[labelled.rows[val]])
             value = score(self.metric, codes, proba, classes, ordered=True).value
             trials.append({"trial": trial.number, **setting, self.metric: value})
@@ -132,7 +123,8 @@ class Tuned(MetaEstimator):
         finally:
             optuna.logging.set_verbosity(verbosity)
         self.trials_ = pd.DataFrame(trials)
-        self.best_params_ = {name: trials[study.best_trial.number][name] for name in self.space}
+        best = trials[study.best_trial.number]
+        self.best_params_ = {name: best[name] for name in self.space}
 
 
 def _check_space(space: Mapping[str, Any], params: list[str]) -> None:
@@ -143,7 +135,8 @@ def _check_space(space: Mapping[str, Any], params: list[str]) -> None:
             f"{listed(params, 40)}."
         )
     if not space:
-        raise ValueError(f"space is empty; name at least one parameter and its range: {_FORMS}.")
+        what = "name at least one parameter and its range"
+        raise ValueError(f"space is empty; {what}: {_FORMS}.")
     for name, spec in space.items():
         match spec:
             case list():
@@ -164,14 +157,12 @@ def _suggested(trial: Any, name: str, spec: Any) -> Any:
     return suggest(name, spec[1], spec[2], log=spec[3:] == ("log",))
 
 
-def _training_rows(
-    labelled: Examples, groups: pd.Series | None, train: np.ndarray, val: np.ndarray, n_obs: int
-) -> np.ndarray:
+def _training_rows(labelled: Examples, groups: Donors, fold: Parts, n_obs: int) -> np.ndarray:
     """Rows to train on: without the held-out cells and the unlabelled ones of held-out donors."""
     left_out = np.zeros(n_obs, dtype=bool)
-    left_out[labelled.rows[val]] = True
+    left_out[labelled.rows[fold[1]]] = True
     if groups is not None:
         donors = groups.astype(str).to_numpy()
-        ours, theirs = (set(donors[labelled.rows[part]]) for part in (train, val))
+        ours, theirs = (set(donors[labelled.rows[part]]) for part in fold)
         left_out |= np.isin(donors, sorted(theirs - ours))
     return np.flatnonzero(~left_out)

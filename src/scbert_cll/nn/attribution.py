@@ -39,9 +39,8 @@ def gate_gradient(module: Performer, cells: Cells, contrast: Tensor) -> Tensor:
     """
     with torch.enable_grad():
         weight = _weight(cells).clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(
-            _logit(module, {**cells, "weight": weight}, contrast).sum(), weight
-        )
+        logit = _logit(module, {**cells, "weight": weight}, contrast).sum()
+        (gradient,) = torch.autograd.grad(logit, weight)
     return gradient.where(weight > 0, 0.0)
 
 
@@ -74,7 +73,8 @@ def rollout(module: Performer, cells: Cells) -> Tensor:
     tokens, weight = cells["tokens"], cells.get("weight")
     share = favor.mean_weight(tokens, weight)
     for block, x in reversed(list(module.stages(tokens, cells.get("genes"), weight))):
-        received = block.attention.received(block.attention_norm(x), share, weight).mean(1)
+        normed = block.attention_norm(x)
+        received = block.attention.received(normed, share, weight).mean(1)
         share = 0.5 * (received if weight is None else received * weight) + 0.5 * share
     return share
 
@@ -84,22 +84,23 @@ def _logit(module: Performer, cells: Cells, contrast: Tensor) -> Tensor:
 
 
 def _weight(cells: Cells) -> Tensor:
-    return cells.get("weight", torch.ones(cells["tokens"].shape, device=cells["tokens"].device))
+    return cells.get("weight", torch.ones_like(cells["tokens"], dtype=torch.float32))
 
 
 def _along_path(
-    module: Performer, cells: Cells, contrast: Tensor, at: np.ndarray, weights: np.ndarray
+    module: Performer, cells: Cells, contrast: Tensor, at: np.ndarray, share: np.ndarray
 ) -> tuple[Tensor, Tensor]:
     """Weighted gradients along the path times its direction, and the logit's change over it."""
     zero = module.token_embedding.weight[0].detach()
     direction = (module.token_embedding(cells["tokens"]) - zero).detach()
     total = torch.zeros(cells["tokens"].shape, device=module.device)
-    for place, weight in zip(at, weights, strict=True):
+    for place, part in zip(at, share, strict=True):
         with torch.enable_grad():
             expression = (zero + float(place) * direction).requires_grad_()
             with _expressing(module, expression):
-                (gradient,) = torch.autograd.grad(_logit(module, cells, contrast).sum(), expression)
-        total += float(weight) * (gradient * direction).sum(-1)
+                logit = _logit(module, cells, contrast).sum()
+                (gradient,) = torch.autograd.grad(logit, expression)
+        total += float(part) * (gradient * direction).sum(-1)
     ends = []
     for place in (0.0, 1.0):
         with torch.no_grad(), _expressing(module, zero + place * direction):

@@ -37,21 +37,30 @@ def first_block(
     index, expressed
         Places of the expressed genes, padded (b, m), and which are no padding, bool (b, m).
     """
-    attention = block.attention
+    attention, norm = block.attention, block.attention_norm
     context, tops = _sum_of_zeros(block, baseline)
-    old, new = (block.attention_norm(take(y.expand_as(x), index)) for y in (baseline, x))
+    old, new = (norm(take(y.expand_as(x), index)) for y in (baseline, x))
     context.repeat(len(x))
     for tokens, sign in ((old, -1.0), (new, 1.0)):
         context.add(*attention.keys_values(tokens), sign * expressed.float())
-    tops = tops.expand(len(x), -1, -1).clone()  # (b, n, h): largest exponent of each token's key
+    # (b, n, h): largest exponent of each token's key
+    tops = tops.expand(len(x), -1, -1).clone()
     tops.scatter_(1, index.unsqueeze(-1).expand(-1, -1, attention.n_heads), -torch.inf)
     of_new = largest_exponents(attention.keys(new), attention.kernel, expressed)
-    largest = torch.maximum(tops.amax(1), of_new.amax(1))[..., None, None]  # (b, h, 1, 1)
-    largest = largest.amax(1, keepdim=True) if attention.stabilizer == "cell" else largest
+    # (b, h, 1, 1)
+    largest = torch.maximum(tops.amax(1), of_new.amax(1))[..., None, None]
+    if attention.stabilizer == "cell":
+        largest = largest.amax(1, keepdim=True)
     if (context.largest - largest).max() > _MOST_LOST:
         return None
     context.finalize(largest)
-    return _attend(block, context, baseline, x, index, expressed)
+    result = torch.empty_like(x)
+    for span in _spans(block, x):  # zeros have the same queries in all cells
+        result[:, span] = block.refine(baseline[:, span], context)
+    cell = torch.arange(len(x), device=x.device).unsqueeze(1).expand_as(index)
+    refined = block.refine(take(x, index), context)
+    result[cell[expressed], index[expressed]] = refined[expressed]
+    return result
 
 
 def _sum_of_zeros(block: Block, baseline: Tensor) -> tuple[Context, Tensor]:
@@ -63,19 +72,6 @@ def _sum_of_zeros(block: Block, baseline: Tensor) -> tuple[Context, Tensor]:
         context.add(k, v)
         tops.append(largest_exponents(k, attention.kernel))
     return context, torch.cat(tops, dim=1)
-
-
-def _attend(
-    block: Block, context: Context, baseline: Tensor, x: Tensor, index: Tensor, expressed: Tensor
-) -> Tensor:
-    """Output of the block: zeros have the same queries in all cells, expressed genes their own."""
-    result = torch.empty_like(x)
-    for span in _spans(block, x):
-        result[:, span] = block.refine(baseline[:, span], context)
-    cell = torch.arange(len(x), device=x.device).unsqueeze(1).expand_as(index)
-    refined = block.refine(take(x, index), context)
-    result[cell[expressed], index[expressed]] = refined[expressed]
-    return result
 
 
 def _spans(block: Block, x: Tensor) -> list[slice]:

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from scbert_cll.nn import favor, softmax
 from scbert_cll.nn.config import Config
-from scbert_cll.nn.context import Context, Kernel, contexts, heads, orthogonal_features, steps, take
+from scbert_cll.nn.context import Context, Kernel, contexts, heads, steps, take
 
 _UNITS_AT_A_TIME: Final = 2**20  # of the feed-forward layer
 
@@ -30,16 +30,18 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.n_hidden, 3 * inner, bias=False)
         self.out = nn.Linear(inner, config.n_hidden, bias=config.out_bias)
         self.dropout = nn.Dropout(config.dropout)
-        self.register_buffer("projection", orthogonal_features(config.features, config.dim_head))
+        features = favor.orthogonal_features(config.features, config.dim_head)
+        self.register_buffer("projection", features)
 
     def forward(
-        self, x: Tensor, weight: Tensor | None = None, query_tokens: Tensor | None = None
+        self, x: Tensor, weight: Tensor | None, query_tokens: Tensor | None = None
     ) -> Tensor:
         """(b, n, w) -> (b, n, w), or of the `query_tokens` (b, m, w) only: (b, m, w)."""
         if self.kind == "exact":
             q = self.queries(x if query_tokens is None else query_tokens)
             return self.mix(softmax.attention(q, *self.keys_values(x), weight))
-        return self.mix(favor.attention(x, self.qkv.weight, self.kernel, weight, query_tokens))
+        qkv = self.qkv.weight
+        return self.mix(favor.attention(x, qkv, self.kernel, weight, query_tokens))
 
     @property
     def kernel(self) -> Kernel:
@@ -62,16 +64,18 @@ class Attention(nn.Module):
         """Project the heads' outputs to the width of a token: (b, n, h, d) -> (b, n, w)."""
         return self.dropout(self.out(heads.flatten(2)))
 
-    def received(self, x: Tensor, query_weight: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Attention a gene behind each token receives from queries of `query_weight`: (b, h, n)."""
+    def received(self, x: Tensor, share: Tensor, weight: Tensor | None) -> Tensor:
+        """Attention a gene behind each token receives from queries with a `share`: (b, h, n)."""
         if self.kind == "exact":
-            return softmax.received_attention(self.queries(x), self.keys(x), query_weight, weight)
+            q, k = self.queries(x), self.keys(x)
+            return softmax.received_attention(q, k, share, weight)
         query, key = (lambda at: self.queries(x[at])), (lambda at: self.keys(x[at]))
-        return favor.received_attention(query, key, self.kernel, query_weight, weight)
+        return favor.received_attention(query, key, self.kernel, share, weight)
 
     def can_stream(self, x: Tensor) -> bool:
         """Whether going through the tokens span by span is possible, and worth it."""
-        return self.kind == "favor" and not favor.is_small(x, self.qkv.weight, self.kernel)
+        is_small = favor.is_small(x, self.qkv.weight, self.kernel)
+        return self.kind == "favor" and not is_small
 
     def _heads(self, x: Tensor, which: int) -> Tensor:
         return heads(x, self.qkv.weight.chunk(3)[which], self.projection.shape[1])
@@ -86,11 +90,11 @@ class Block(nn.Module):
         super().__init__()
         width, inner = config.n_hidden, config.n_feedforward * config.n_hidden
         self.inner = inner
-        self.attention_norm, self.feedforward_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention_norm = nn.LayerNorm(width)
+        self.feedforward_norm = nn.LayerNorm(width)
         self.attention = Attention(config)
-        self.feedforward = nn.Sequential(
-            nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, width), nn.Dropout(config.dropout)
-        )
+        layers = nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, width)
+        self.feedforward = nn.Sequential(*layers, nn.Dropout(config.dropout))
 
     def forward(
         self, x: Tensor, weight: Tensor | None = None, index: Tensor | None = None
@@ -123,7 +127,8 @@ class Block(nn.Module):
     def _whole(self, x: Tensor, weight: Tensor | None, index: Tensor | None) -> Tensor:
         """All tokens at once, for gradients."""
         normed = self.attention_norm(x)
-        output = self.attention(normed, weight, None if index is None else take(normed, index))
+        queries = None if index is None else take(normed, index)
+        output = self.attention(normed, weight, queries)
         x = output + (x if index is None else take(x, index))
         tokens = x.flatten(0, 1)
         spans = steps(len(tokens), max(1, _UNITS_AT_A_TIME // self.inner))

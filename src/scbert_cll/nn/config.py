@@ -111,7 +111,8 @@ class Config:
     @property
     def n_zeros(self) -> int:
         """Genes at most that a cell does not express and that attend all the same."""
-        return {"expressed": 0, "background": self.n_background, "all": self.n_genes}[self.tokens]
+        of_mode = {"background": self.n_background, "all": self.n_genes}
+        return of_mode.get(self.tokens, 0)
 
     @property
     def every_gene(self) -> bool:
@@ -207,8 +208,8 @@ def cut(
         start, stop = stop, stop + len(part)
         n_expressed = torch.as_tensor(part, dtype=torch.long)
         width = int(config.n_tokens(n_expressed).max())
-        of_part = {name: x[start:stop, :width].contiguous() for name, x in cells.items()}
-        parts.append(_without_ones(of_part, n_expressed, config))
+        part_of = {k: x[start:stop, :width].contiguous() for k, x in cells.items()}
+        parts.append(_without_ones(part_of, n_expressed, config))
     return parts
 
 
@@ -216,9 +217,9 @@ def _without_ones(
     cells: dict[str, Tensor], n_expressed: Tensor, config: Config
 ) -> dict[str, Tensor]:
     """Leave out the weights where every token stands for one gene, which the lengths tell."""
-    n_tokens, n_unexpressed = config.n_tokens(n_expressed), config.n_genes - n_expressed
-    alike = not config.samples or bool((config.n_sample(n_expressed) == n_unexpressed).all())
-    if alike and bool((n_tokens == n_tokens[:1]).all()):
+    n_tokens, n_sample = config.n_tokens(n_expressed), config.n_sample(n_expressed)
+    is_whole = bool((n_sample == config.n_genes - n_expressed).all())
+    if (is_whole or not config.samples) and bool((n_tokens == n_tokens[:1]).all()):
         cells.pop("weight", None)
     return cells
 
@@ -248,7 +249,8 @@ class _Expressed:
         bins.masked_scatter_(expressed, self.values.long())
         # one number more than the table has places: there goes what is not wanted
         spilling = torch.zeros(bins.numel() + 1, dtype=torch.long, device=device)
-        genes = spilling[:-1].view(bins.shape).masked_scatter_(expressed, self.genes.long())
+        genes = spilling[:-1].view(bins.shape)
+        genes.masked_scatter_(expressed, self.genes.long())
         cells = {"tokens": bins, "genes": genes, "weight": expressed.float()}
         if self.config.samples:
             self.write_sample(spilling, n, order)
@@ -258,15 +260,17 @@ class _Expressed:
     def write_sample(self, spilling: Tensor, n: int, order: Tensor | None) -> None:
         """Write each cell's first unexpressed genes in `order` behind its expressed ones, flat."""
         if order is None:
-            raise ValueError('tokens="background" samples genes in one random order: pass order=….')
+            raise ValueError('tokens="background" needs a random order: pass order=….')
         genes, b = self.genes, len(self.n_expressed)
         first = order[: int(self.n_expressed.max()) + self.config.n_background]
         first = first.to(genes.device, non_blocking=genes.is_cuda)
         m = len(first)  # whatever a cell expresses, its sample is among these
-        column = torch.full((self.config.n_genes,), m, device=genes.device)  # the others share one
+        # the others share one
+        column = torch.full((self.config.n_genes,), m, device=genes.device)
         column.scatter_(0, first, torch.arange(m, device=genes.device))
         free = torch.ones(b, m + 1, dtype=torch.bool, device=genes.device)
-        free.view(-1).scatter_(0, self.rows() * (m + 1) + column.index_select(0, genes), False)
+        taken = self.rows() * (m + 1) + column.index_select(0, genes)
+        free.view(-1).scatter_(0, taken, False)
         n_free = free.cumsum(1)  # one more at each gene that the cell does not express
         wanted = free & (n_free <= self.column(self.config.n_sample(self.n_expressed)))
         at = n_free + self.column(torch.arange(b) * n + self.n_expressed - 1)
@@ -276,7 +280,8 @@ class _Expressed:
     def weigh_sample(self, cells: dict[str, Tensor], place: Tensor) -> None:
         """Weigh the sample as all unexpressed genes, and put the end token behind it."""
         n_sample = self.config.n_sample(self.n_expressed)
-        start, end = self.column(self.n_expressed), self.column(self.n_expressed + n_sample)
+        start = self.column(self.n_expressed)
+        end = self.column(self.n_expressed + n_sample)
         # divided on the host, so that no device rounds otherwise
         share = (self.config.n_genes - self.n_expressed).float() / n_sample.clamp(min=1)
         is_sample = (place >= start) & (place < end)

@@ -34,18 +34,6 @@ class Kernel(NamedTuple):
     stabilizer: Stabilizer = "cell"
 
 
-def orthogonal_features(
-    n_features: int, dim: int, generator: torch.Generator | None = None
-) -> Tensor:
-    """Rows of stacked random orthogonal matrices, each as long as a Gaussian vector: (r, d)."""
-    blocks = []
-    for start in range(0, n_features, dim):
-        q, _ = torch.linalg.qr(torch.randn(dim, dim, generator=generator))
-        blocks.append(q.T[: n_features - start])
-    lengths = torch.randn(n_features, dim, generator=generator).norm(dim=1, keepdim=True)
-    return lengths * torch.cat(blocks)
-
-
 def contexts(
     keys_values: Callable[[slice, slice], tuple[Tensor, Tensor | None]],
     like: Tensor,
@@ -77,7 +65,9 @@ def largest_exponents(k: Tensor, kernel: Kernel, valid: Tensor | None = None) ->
     """Largest exponent of each key (b, n, h, d): (b, n, h), least where `valid` (b, n) is False."""
     with torch.autocast(k.device.type, enabled=False):
         largest = _project(k, _features(kernel.projection)).amax(-1).transpose(1, 2)
-    return largest if valid is None else largest.masked_fill(~valid.unsqueeze(-1), LEAST)
+    if valid is None:
+        return largest
+    return largest.masked_fill(~valid.unsqueeze(-1), LEAST)
 
 
 def steps(n: int, step: int) -> Iterator[slice]:
@@ -122,7 +112,8 @@ class Context:
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel, self.empty = kernel, True
-        self.features, self.n_features = _features(kernel.projection), len(kernel.projection)
+        self.features = _features(kernel.projection)
+        self.n_features = len(kernel.projection)
         self.collected: Tensor | float = 0.0  # (b, h, r, 1), see `collect`
 
     @float32
@@ -133,8 +124,10 @@ class Context:
             largest = torch.maximum(largest, self.largest)
         scale = scale if weight is None else scale * weight[:, None, :, None]
         values = with_ones(k, v)
-        gathered = product(exponent.sub_(largest).exp_().transpose(-1, -2), scale * values, k.dtype)
-        values = values.sum(2, True) if weight is None else weight[:, None, None, :] @ values
+        features = exponent.sub_(largest).exp_().transpose(-1, -2)
+        gathered = product(features, scale * values, k.dtype)
+        counts = None if weight is None else weight[:, None, None, :]
+        values = values.sum(2, True) if counts is None else counts @ values
         if self.empty:
             self.total, self.values, self.empty = gathered, values, False
         else:
@@ -154,7 +147,8 @@ class Context:
         if largest is None:
             scope = SCOPE[self.kernel.stabilizer]
             largest = self.largest.amax(scope, keepdim=True) if scope else self.largest
-        self.total.mul_((self.largest - largest).exp_()).add_(self.values, alpha=EPSILON)
+        self.total.mul_((self.largest - largest).exp_())
+        self.total.add_(self.values, alpha=EPSILON)
         self.total[:, :, self.n_features :] = 0  # the features that only fill up
         self.largest = largest
         self.floor = EPSILON * self.total.sum(2, keepdim=True)  # (b, h, 1, d + 1)
@@ -180,9 +174,11 @@ class Context:
     def collect(self, q: Tensor, query_weight: Tensor) -> None:
         """Add queries for `received`: sum_i w_i phi(q_i) / normaliser_i, w the `query_weight`."""
         features, scale = self.queries(q)
-        normalizer = along(features, self.total[..., -1:]).mul_(scale).add_(self.floor[..., -1:])
+        normalizer = along(features, self.total[..., -1:]).mul_(scale)
+        normalizer.add_(self.floor[..., -1:])
         counts = query_weight[:, None, :, None] / normalizer  # (b, h, m, 1)
-        u = along(features.transpose(-1, -2), scale * counts) + EPSILON * counts.sum(2, True)
+        u = along(features.transpose(-1, -2), scale * counts)
+        u = u + EPSILON * counts.sum(2, True)
         u[:, :, self.n_features :] = 0
         self.collected = self.collected + u
 
@@ -191,7 +187,8 @@ class Context:
         """Attention that the keys (b, n, h, d) get from the collected queries: (b, h, n)."""
         features, scale, _ = self.keys(k, weight, self.largest)
         u = torch.as_tensor(self.collected)
-        received = along(features, u).mul_(scale).add_(EPSILON * u.sum(2, keepdim=True)).squeeze(-1)
+        received = along(features, u).mul_(scale)
+        received = received.add_(EPSILON * u.sum(2, keepdim=True)).squeeze(-1)
         return received if weight is None else received * (weight > 0)[:, None, :]
 
     def queries(self, q: Tensor) -> tuple[Tensor, Tensor]:
@@ -220,8 +217,10 @@ def _features(projection: Tensor) -> Tensor:
 def _project(x: Tensor, features: Tensor) -> Tensor:
     """Projections (b, h, n, r) of x (b, n, h, d), float32 whatever the precision of x."""
     x = x.transpose(1, 2)
-    if x.is_cuda and x.dtype != torch.float32:  # tensor cores that hand their float32 sums over
-        flat = torch.mm(x.reshape(-1, x.shape[-1]), features.T.to(x.dtype), out_dtype=torch.float32)
+    if x.is_cuda and x.dtype != torch.float32:
+        # tensor cores that hand their float32 sums over
+        rows, matrix = x.reshape(-1, x.shape[-1]), features.T.to(x.dtype)
+        flat = torch.mm(rows, matrix, out_dtype=torch.float32)
         return flat.view(*x.shape[:-1], -1)
     return x.float() @ features.T
 

@@ -17,7 +17,7 @@ A `weight` (b, n) says how many genes a key stands for: 0 is padding, None is 1 
 In scBERT gradients flow through these maxima, and through those of the queries; performer-pytorch
 holds them constant. So do the scopes that stand for them.
 
-No tensor of tokens × features is kept, but in small networks (`kept_attention`). `Context` sees the
+No tensor of tokens × features is kept, but in small networks (`is_small`). `Context` sees the
 tokens a span at a time and holds O(r d) per head; `attention` is built on it, and for gradients
 computes queries, keys, values and features again, span by span. A test has the plain O(n²)
 twin of everything here.
@@ -32,17 +32,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scbert_cll.nn.context import (
-    EPSILON,
-    FOLLOWS,
-    LEAST,
-    SCOPE,
-    Kernel,
-    contexts,
-    cut,
-    heads,
-    with_ones,
-)
+from scbert_cll.nn import context as over_keys
+from scbert_cll.nn.context import EPSILON, Kernel, contexts, cut, heads, with_ones
 from scbert_cll.nn.recomputed import Recomputed
 
 _SMALL: Final = 512  # features per token, heads × r
@@ -55,23 +46,34 @@ Part = Callable[[tuple[slice, slice]], Tensor]
 UNIFORM: Final = 0.9
 
 
+def orthogonal_features(
+    n_features: int, dim: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """Rows of stacked random orthogonal matrices, each as long as a Gaussian vector: (r, d)."""
+    blocks = []
+    for start in range(0, n_features, dim):
+        q, _ = torch.linalg.qr(torch.randn(dim, dim, generator=generator))
+        blocks.append(q.T[: n_features - start])
+    vectors = torch.randn(n_features, dim, generator=generator)
+    return vectors.norm(dim=1, keepdim=True) * torch.cat(blocks)
+
+
 def features(
-    x: Tensor,
-    kernel: Kernel,
-    weight: Tensor | None = None,
-    *,
-    of_keys: bool = True,
+    x: Tensor, kernel: Kernel, weight: Tensor | None = None, *, of_keys: bool = True
 ) -> Tensor:
     """Exponentials (b, h, n, r) of keys or queries x (b, n, h, d): features but for `EPSILON`."""
     x, scale = x.transpose(1, 2).float(), x.shape[-1] ** -0.25
     exponent = x @ (scale * kernel.projection.float()).T
-    seen = exponent if FOLLOWS[kernel.stabilizer] else exponent.detach()
+    seen = exponent if over_keys.FOLLOWS[kernel.stabilizer] else exponent.detach()
     if of_keys:
-        seen = seen if weight is None else seen.masked_fill(weight[:, None, :, None] == 0, LEAST)
-        largest = seen.amax((*SCOPE[kernel.stabilizer], 2, 3), keepdim=True)
+        if weight is not None:
+            seen = seen.masked_fill(weight[:, None, :, None] == 0, over_keys.LEAST)
+        scope = over_keys.SCOPE[kernel.stabilizer]
+        largest = seen.amax((*scope, 2, 3), keepdim=True)
     else:
         largest = seen.amax(-1, keepdim=True)
-    return torch.exp(exponent - (x.square().sum(-1, keepdim=True) * (scale**2 / 2) + largest))
+    squares = x.square().sum(-1, keepdim=True)
+    return torch.exp(exponent - (squares * (scale**2 / 2) + largest))
 
 
 def attention(
@@ -86,22 +88,10 @@ def attention(
     Of the `query_tokens` (b, m, w) only, where they are given: (b, m, h, d). `qkv` (3 h d, w) makes
     queries, keys and values.
     """
-    if is_small(x, qkv, kernel):
-        return _kept_attention(x, qkv, kernel, weight, query_tokens)
-    return Recomputed.apply(x if query_tokens is None else query_tokens, x, qkv, kernel, weight)
-
-
-def is_small(x: Tensor, qkv: Tensor, kernel: Kernel) -> bool:
-    """Whether the features are so few that keeping them costs less than computing them again."""
-    n_features, d = kernel.projection.shape
-    per_token = n_features * qkv.shape[0] // (3 * d)
-    return per_token <= _SMALL and x.shape[0] * x.shape[1] * per_token <= _SMALL_IN_ALL
-
-
-def _kept_attention(
-    x: Tensor, qkv: Tensor, kernel: Kernel, weight: Tensor | None, query_tokens: Tensor | None
-) -> Tensor:
-    """`attention` with its features kept for the gradients, by autograd alone."""
+    if not is_small(x, qkv, kernel):
+        query_tokens = x if query_tokens is None else query_tokens
+        return Recomputed.apply(query_tokens, x, qkv, kernel, weight)
+    # the features are kept for the gradients, by autograd alone
     d = kernel.projection.shape[1]
     q, k, v = F.linear(x, qkv).view(*x.shape[:2], 3, -1, d).unbind(2)
     if query_tokens is not None:
@@ -114,6 +104,13 @@ def _kept_attention(
         queries = features(q, kernel, of_keys=False)
         output = queries @ total + EPSILON * total.sum(2, keepdim=True)
         return (output[..., :-1] / output[..., -1:]).transpose(1, 2).to(v.dtype)
+
+
+def is_small(x: Tensor, qkv: Tensor, kernel: Kernel) -> bool:
+    """Whether the features are so few that keeping them costs less than computing them again."""
+    n_features, d = kernel.projection.shape
+    per_token = n_features * qkv.shape[0] // (3 * d)
+    return per_token <= _SMALL and x.shape[0] * x.shape[1] * per_token <= _SMALL_IN_ALL
 
 
 def received_attention(
@@ -134,9 +131,10 @@ def received_attention(
     groups = []
     keys = contexts(lambda *at: (key(at), None), query_weight, kernel, weight)
     for cells, spans, context in keys:
-        for span in spans:
-            context.collect(query((cells, span)), query_weight[cells, span])
-        parts = [context.received(key((cells, span)), cut(weight, cells, span)) for span in spans]
+        places = [(cells, span) for span in spans]
+        for at in places:
+            context.collect(query(at), query_weight[at])
+        parts = [context.received(key(at), cut(weight, *at)) for at in places]
         groups.append(torch.cat(parts, dim=-1))
     return torch.cat(groups)
 
@@ -153,5 +151,6 @@ def attention_floor(k: Tensor, kernel: Kernel, weight: Tensor | None = None) -> 
     floors = []
     for _, _, context in contexts(lambda *at: (k[at], None), k, kernel, weight):
         n_genes = context.values.sum((1, 2, 3))  # (cells,) genes × heads
-        floors.append(EPSILON * len(kernel.projection) * n_genes / context.total.sum((1, 2, 3)))
+        floor = EPSILON * len(kernel.projection) * n_genes
+        floors.append(floor / context.total.sum((1, 2, 3)))
     return torch.cat(floors)

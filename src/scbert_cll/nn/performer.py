@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from scbert_cll.nn import background, favor
 from scbert_cll.nn.block import Block
 from scbert_cll.nn.config import Config
-from scbert_cll.nn.context import orthogonal_features
 
 _FEW: Final = 0.3  # share of expressed genes below which the others are worth sharing
 
@@ -118,8 +117,9 @@ class Performer(nn.Module):
         """What enters the first block: (b, n) -> (b, n, w)."""
         x = self.token_embedding(tokens)
         if self.gene_embedding is not None:
-            table = self.gene_embedding.weight
-            x = x + (table[: tokens.shape[1]] if genes is None else self.gene_embedding(genes))
+            if genes is None:
+                return x + self.gene_embedding.weight[: tokens.shape[1]]
+            x = x + self.gene_embedding(genes)
         return x
 
     def encode(
@@ -171,7 +171,8 @@ class Performer(nn.Module):
         """Logits of the classes, or of the bins in a network without classes, from (b, n, w)."""
         if self.head is None:
             return self.to_bins(encodings)
-        return self._head.last(self._head.penultimate(self._head.summarize(encodings, weight)))
+        summary = self._head.summarize(encodings, weight)
+        return self.logits(self._head.penultimate(summary))
 
     def summarize(
         self, tokens: Tensor, genes: Tensor | None = None, weight: Tensor | None = None
@@ -187,7 +188,8 @@ class Performer(nn.Module):
 
         (b, w), or (b, 128) of the published head.
         """
-        return self._head.penultimate(torch.cat([self.summarize(**part) for part in cells]))
+        summary = torch.cat([self.summarize(**part) for part in cells])
+        return self._head.penultimate(summary)
 
     @property
     def penultimate_width(self) -> int:
@@ -223,8 +225,9 @@ class Performer(nn.Module):
         received = []
         with torch.autocast(tokens.device.type, enabled=False):
             for block, x in self.stages(tokens, genes, weight):
-                y = x + block.attention(block.attention_norm(x), weight) if original else x
-                normed = block.attention_norm(y)
+                normed = block.attention_norm(x)
+                if original:
+                    normed = block.attention_norm(x + block.attention(normed, weight))
                 received.append(block.attention.received(normed, query_weight, weight))
         return torch.stack(received)
 
@@ -254,8 +257,9 @@ class Performer(nn.Module):
 
     def redraw_features(self, generator: torch.Generator) -> None:
         """Draw the random features of all layers anew, as pretraining does."""
+        r, d = self.config.features, self.config.dim_head
         for block in self.blocks:
-            features = orthogonal_features(self.config.features, self.config.dim_head, generator)
+            features = favor.orthogonal_features(r, d, generator)
             block.attention.projection.copy_(features)
 
     def _shares_zeros(self, x: Tensor, tokens: Tensor) -> bool:
@@ -277,12 +281,16 @@ class Performer(nn.Module):
     @property
     def _collapses(self) -> bool:
         """Whether tokens of one level are the same: no gene vectors, no dropout in training."""
-        return self.gene_embedding is None and not (self.training and self.config.dropout > 0)
+        drops = self.training and self.config.dropout > 0
+        return self.gene_embedding is None and not drops
 
     def _encode_levels(self, tokens: Tensor, weight: Tensor | None) -> Tensor:
         """Encode each level once, weighted by how many genes of the cell have it: exact."""
-        level = nn.functional.one_hot(tokens, self.config.n_bins + 2).float()  # (b, n, levels)
-        counts = level.sum(1) if weight is None else (weight.unsqueeze(1) @ level).squeeze(1)
+        # (b, n, levels)
+        level = nn.functional.one_hot(tokens, self.config.n_bins + 2).float()
+        counts = level.sum(1)
+        if weight is not None:
+            counts = (weight.unsqueeze(1) @ level).squeeze(1)
         x = self.token_embedding.weight.expand(len(tokens), -1, -1)
         for block in self.blocks:
             x = block(x, counts)
@@ -301,7 +309,8 @@ def _index(at: Tensor) -> tuple[Tensor, Tensor]:
     """Places where `at` (b, n) is True, padded (b, m), and which of them are no padding."""
     place = at.nonzero()[:, 1]
     counts = at.sum(1)
-    wanted = torch.arange(int(counts.max()), device=at.device) < counts.unsqueeze(1)  # (b, m)
+    m = int(counts.max())
+    wanted = torch.arange(m, device=at.device) < counts.unsqueeze(1)  # (b, m)
     index = torch.zeros_like(wanted, dtype=torch.long)
     index[wanted] = place
     return index, wanted
@@ -317,9 +326,8 @@ def _gene_embedding(config: Config, vectors: Tensor | None) -> nn.Embedding | No
     elif config.gene_embedding == "gene2vec" and vectors is not None:
         embedding.weight.data.zero_()  # scBERT's end token has the zero vector
         embedding.weight.data[: config.n_genes] = _fit_width(vectors, config.n_hidden)
-    embedding.weight.requires_grad_(
-        config.train_gene_embedding and config.gene_embedding != "sinusoidal"
-    )
+    trains = config.train_gene_embedding and config.gene_embedding != "sinusoidal"
+    embedding.weight.requires_grad_(trains)
     return embedding
 
 

@@ -11,19 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from scbert_cll.nn.context import (
-    EPSILON,
-    FOLLOWS,
-    Context,
-    Kernel,
-    contexts,
-    cut,
-    float32,
-    heads,
-    product,
-    steps,
-    with_ones,
-)
+from scbert_cll.nn import context as over_keys
+from scbert_cll.nn.context import Context, Kernel, cut, float32, heads, product, steps
 
 
 class Recomputed(torch.autograd.Function):
@@ -51,16 +40,17 @@ class Recomputed(torch.autograd.Function):
         def keys_values(*at: slice) -> tuple[Tensor, Tensor]:
             return heads(x[at], to_k, d), heads(x[at], to_v, d)
 
-        for cells, spans, context in contexts(keys_values, x, kernel, weight):
+        for cells, spans, context in over_keys.contexts(keys_values, x, kernel, weight):
             queries = [
                 context.attend(heads(query_tokens[cells, span], to_q, d))
                 for span in steps(query_tokens.shape[1], spans[0].stop)
             ]
-            outputs.append(torch.cat([output for output, _ in queries], dim=1))
-            normalizers.append(torch.cat([normalizer for _, normalizer in queries], dim=2))
+            of_spans, their_normalizers = zip(*queries, strict=True)
+            outputs.append(torch.cat(of_spans, dim=1))
+            normalizers.append(torch.cat(their_normalizers, dim=2))
             ctx.parts.append((cells, spans, context))
-        result = torch.cat(outputs)
-        ctx.save_for_backward(query_tokens, x, qkv, weight, result, torch.cat(normalizers))
+        result, normalizer = torch.cat(outputs), torch.cat(normalizers)
+        ctx.save_for_backward(query_tokens, x, qkv, weight, result, normalizer)
         ctx.autocast = torch.is_autocast_enabled(x.device.type)
         return result
 
@@ -68,14 +58,12 @@ class Recomputed(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the arguments."""
-        query_tokens, x, qkv, weight, out, normalizer = ctx.saved_tensors
+        query_tokens, x, qkv, weight, out, normalizers = ctx.saved_tensors
         d, matrices = out.shape[-1], qkv.chunk(3)
-        dquery, dx, dqkv = (
-            torch.empty_like(query_tokens),
-            torch.empty_like(x),
-            torch.zeros_like(qkv),
-        )
-        dweight, dmatrices = x.new_empty(x.shape[:2], dtype=torch.float32), dqkv.chunk(3)
+        dquery, dx = torch.empty_like(query_tokens), torch.empty_like(x)
+        dweight = x.new_empty(x.shape[:2], dtype=torch.float32)
+        dqkv = torch.zeros_like(qkv)
+        dmatrices = dqkv.chunk(3)
 
         def through(which: int, dheads: Tensor, source: Tensor) -> Tensor:
             """Gradient of the source of queries, keys or values; that of their matrix is added."""
@@ -90,18 +78,21 @@ class Recomputed(torch.autograd.Function):
                 for span in steps(query_tokens.shape[1], spans[0].stop):
                     at = cells, span
                     q = heads(query_tokens[at], matrices[0], d)
-                    dq = back.of_queries(q, out[at], normalizer[cells, :, span], grad[at])
+                    norm = normalizers[cells, :, span]
+                    dq = back.of_queries(q, out[at], norm, grad[at])
                     dquery[at] = through(0, dq, query_tokens[at])
                 back.dtotal[:, :, context.n_features :] = 0
                 for span in spans:
                     at = cells, span
                     k, v = (heads(x[at], matrix, d) for matrix in matrices[1:])
-                    dk, dv, dweight[at] = back.of_keys(k, v, cut(weight, *at), span.start)
+                    counts = cut(weight, *at)
+                    dk, dv, dweight[at] = back.of_keys(k, v, counts, span.start)
                     dx[at] = through(1, dk, x[at]).add_(through(2, dv, x[at]))
                 if back.follows:
                     token, dk = back.of_largest()
-                    place = torch.arange(len(token), device=x.device) + cells.start, token
-                    dx[place] += through(1, dk.to(grad.dtype), x[place].unsqueeze(1)).squeeze(1)
+                    cell = torch.arange(len(token), device=x.device) + cells.start
+                    source, dk = x[cell, token].unsqueeze(1), dk.to(grad.dtype)
+                    dx[cell, token] += through(1, dk, source).squeeze(1)
         return dquery, dx, dqkv, None, dweight if ctx.needs_input_grad[4] else None
 
 
@@ -113,21 +104,24 @@ class _Gradients:
 
     def __init__(self, context: Context) -> None:
         self.context, self.dtotal = context, torch.zeros_like(context.total)
-        self.follows = FOLLOWS[context.kernel.stabilizer]
+        self.follows = over_keys.FOLLOWS[context.kernel.stabilizer]
 
     @float32
-    def of_queries(self, q: Tensor, out: Tensor, normalizer: Tensor, grad: Tensor) -> Tensor:
+    def of_queries(self, q: Tensor, out: Tensor, norm: Tensor, grad: Tensor) -> Tensor:
         """Gradient of the queries (b, m, h, d); what flows to the context is added to `dtotal`."""
         context = self.context
-        out, grad = out.transpose(1, 2).float(), grad.transpose(1, 2).float()  # (b, h, m, d)
-        dsums = torch.cat([grad, -(grad * out).sum(-1, keepdim=True)], dim=-1) / normalizer
+        out, grad = (x.transpose(1, 2).float() for x in (out, grad))  # (b, h, m, d)
+        of_norm = -(grad * out).sum(-1, keepdim=True)
+        dsums = torch.cat([grad, of_norm], dim=-1) / norm
         features, scale = context.queries(q)
         self.dtotal += product(features.transpose(-1, -2), scale * dsums, q.dtype)
-        self.dtotal += EPSILON * dsums.sum(2, keepdim=True)
-        sums = torch.cat([out, torch.ones_like(normalizer)], dim=-1) * normalizer - context.floor
+        self.dtotal += over_keys.EPSILON * dsums.sum(2, keepdim=True)
+        sums = torch.cat([out, torch.ones_like(norm)], dim=-1) * norm
+        sums = sums - context.floor
         row_sum = (dsums * sums).sum(-1, keepdim=True)
         largest = features.max(-1, keepdim=True).indices if self.follows else None
-        dexponent = features.mul_(product(scale * dsums, context.total.transpose(-1, -2), q.dtype))
+        total = context.total.transpose(-1, -2)
+        dexponent = features.mul_(product(scale * dsums, total, q.dtype))
         if largest is not None:
             dexponent.scatter_add_(-1, largest, -row_sum)
         return self._through_features(q, dexponent, row_sum)
@@ -141,16 +135,19 @@ class _Gradients:
         The maximum is of the tokens with any weight, however small, so none flows to these from it.
         """
         features, scale, _ = self.context.keys(k, weight, self.context.largest)
-        values, counts = with_ones(k, v), None if weight is None else weight[:, None, :, None]
+        values = over_keys.with_ones(k, v)
         sums = product(features, self.dtotal, k.dtype).mul_(scale)  # (b, h, n, d + 1)
-        dvalues = sums + EPSILON * self.dtotal.sum(2, keepdim=True)
+        dvalues = sums + over_keys.EPSILON * self.dtotal.sum(2, keepdim=True)
         dweight = (values * dvalues).sum((1, 3))
-        if counts is not None:
-            scale, sums, dvalues = scale * counts, sums.mul_(counts), dvalues.mul_(counts)
+        if weight is not None:
+            counts = weight[:, None, :, None]
+            scale = scale * counts
+            sums, dvalues = sums.mul_(counts), dvalues.mul_(counts)
         row_sum = (values * sums).sum(-1, keepdim=True)
         if self.follows:
             self._look_for_largest(features, row_sum, start)
-        dexponent = features.mul_(product(scale * values, self.dtotal.transpose(-1, -2), k.dtype))
+        dtotal = self.dtotal.transpose(-1, -2)
+        dexponent = features.mul_(product(scale * values, dtotal, k.dtype))
         dk = self._through_features(k, dexponent, row_sum)
         return dk, dvalues[..., :-1].transpose(1, 2).to(v.dtype), dweight
 
@@ -158,7 +155,8 @@ class _Gradients:
         """A token of each cell (b,) and its keys' gradient (b, 1, h, d), 0 but for the largest."""
         b, h = self.value.shape
         if self.context.kernel.stabilizer == "batch":
-            best, total = self.value.flatten().argmax().view(1), self.flows.sum().view(1)
+            best = self.value.flatten().argmax().view(1)
+            total = self.flows.sum().view(1)
         else:
             best = self.value.argmax(1) + h * torch.arange(b, device=self.value.device)
             total = self.flows.sum(1)
@@ -170,16 +168,20 @@ class _Gradients:
         """Add keys from token `start` on: exponentials (b, h, n, r), gradient sums (b, h, n, 1)."""
         value, flows = features.amax((2, 3)), row_sum.sum((2, 3))  # (b, h)
         if start == 0:
-            self.value, self.flows = torch.full_like(value, -1.0), torch.zeros_like(value)
-            self.token, self.feature = (torch.zeros_like(value, dtype=torch.long) for _ in range(2))
+            self.value = torch.full_like(value, -1.0)
+            self.flows = torch.zeros_like(value)
+            self.token = torch.zeros_like(value, dtype=torch.long)
+            self.feature = torch.zeros_like(self.token)
         self.flows += flows
         if (value > self.value).any():
             place, larger = features.flatten(2).argmax(-1), value > self.value
-            self.token = torch.where(larger, start + place // features.shape[-1], self.token)
-            self.feature = torch.where(larger, place % features.shape[-1], self.feature)
+            r = features.shape[-1]
+            self.token = torch.where(larger, start + place // r, self.token)
+            self.feature = torch.where(larger, place % r, self.feature)
             self.value = torch.where(larger, value, self.value)
 
-    def _through_features(self, x: Tensor, dexponent: Tensor, row_sum: Tensor) -> Tensor:
-        """Gradient of x (b, n, h, d) from exponents (b, h, n, r), their row sums (b, h, n, 1)."""
+    def _through_features(self, x: Tensor, dexponent: Tensor, row: Tensor) -> Tensor:
+        """Gradient of x (b, n, h, d) by exponents (b, h, n, r) and their row sums (b, h, n, 1)."""
         dx = product(dexponent, self.context.features, x.dtype).transpose(1, 2)
-        return dx.sub_(row_sum.transpose(1, 2) * x.shape[-1] ** -0.5 * x.float()).to(x.dtype)
+        of_length = row.transpose(1, 2) * x.shape[-1] ** -0.5 * x.float()
+        return dx.sub_(of_length).to(x.dtype)
