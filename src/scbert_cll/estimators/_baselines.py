@@ -289,9 +289,9 @@ class SCANVIClassifier(CellEstimator):
         """Train scVI, then scANVI."""
         labelled = _base.examples(adata, y, groups)
         self.genes_, self.classes_ = adata.var_names, labelled.classes
-        cells, scvi = _labelled(adata, labelled), _scvi()
-        names, epochs = (_LABEL, _UNLABELLED), self.max_epochs
-        self.network_ = scvi.train_scanvi(cells, *names, max_epochs=epochs, seed=self.rng)
+        scvi, cells = _scvi(), _labelled(adata, labelled)
+        labels, seed, epochs = (_LABEL, _UNLABELLED), self.rng, self.max_epochs
+        self.network_ = scvi.train_scanvi(cells, *labels, max_epochs=epochs, seed=seed)
         return self
 
     def predict_proba(self, adata: AnnData) -> np.ndarray:

@@ -88,18 +88,13 @@ class Resampled(MetaEstimator):
         obs = cast("pd.DataFrame", adata.obs).copy()
         obs[_LABEL], obs[_PART] = y.astype("category"), _keys.TRAIN
         obs[_DONOR] = obs.index.astype(str) if groups is None else groups.astype(str)
-        counts, var = _checks.counts.counts(adata, None, only_x=True), adata.var
-        cells = AnnData(counts, obs=obs, var=cast("pd.DataFrame", var))
+        counts = _checks.counts.counts(adata, None, only_x=True)
+        cells = AnnData(counts, obs=obs, var=cast("pd.DataFrame", adata.var))
         cells.varm.update(adata.varm)
         cells.uns.update(adata.uns)
-        pp.balance(
-            cells,
-            _LABEL,
-            method=cast("Any", self.method),
-            split_key=_PART,
-            k_neighbors=smote_neighbours(smallest),
-            rng=self.rng,
-        )
+        method, rng = cast("Any", self.method), self.rng
+        k = smote_neighbours(smallest)
+        pp.balance(cells, _LABEL, method=method, split_key=_PART, k_neighbors=k, rng=rng)
         del cast("pd.DataFrame", cells.obs)[_PART]
         return cells
 

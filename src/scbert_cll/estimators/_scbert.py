@@ -32,6 +32,7 @@ type Choices = Mapping[str, Any]
 _VECTORS_OF_CELLS: Final = ("svd", "gene2vec", "shuffled")
 _VALIDATION: Final = 5  # a fifth of the training donors, where a validation is needed
 _LABEL, _DONOR, _PROTEIN = "label", "donor", "protein"
+_RUN: Final[Choices] = {"split_key": _keys.SPLIT, "enable_progress_bar": False}
 
 
 @_docs.shared
@@ -170,10 +171,8 @@ class ScBERTEstimator(CellEstimator):
         pp.bin_expression(cells, edges=self.members_[0].binning)
         with _quiet():
             members = [member.predict_parts(cells) for member in self.members_]
-        return [
-            _base.sum_to_one(np.mean([getattr(one, name) for one in members], axis=0))
-            for name in names
-        ]
+        by_name = ([getattr(member, name) for member in members] for name in names)
+        return [_base.sum_to_one(np.mean(proba, axis=0)) for proba in by_name]
 
     def check(self) -> None:
         """Refuse parameters that cannot be, before anything is fitted."""
@@ -255,12 +254,7 @@ class ScBERTEstimator(CellEstimator):
         starts_from_cells = self.gene_embedding in _VECTORS_OF_CELLS
         genes = "gene2vec" if starts_from_cells else self.gene_embedding
         network: Choices = {"gene_embedding": genes, **(self.network or {})}
-        training: Choices = {
-            "split_key": _keys.SPLIT,
-            "rng": seed,
-            "accelerator": self.accelerator,
-            "enable_progress_bar": False,
-        }
+        training: Choices = {**_RUN, "rng": seed, "accelerator": self.accelerator}
         if self.pretrain_epochs:
             corpus = cells if self.extra is None else self._corpus(cells, self.extra)
             ScBERT.setup_anndata(corpus, **excluded)
@@ -271,14 +265,11 @@ class ScBERTEstimator(CellEstimator):
         else:
             ScBERTClassifier.setup_anndata(cells, labels_key=_LABEL, **excluded)
             classifier = ScBERTClassifier(cells, rng=seed, **network)
-        of_labels = {
-            "donor_key": _DONOR,
-            "combine": self.combine,
-            "freeze": self.freeze,
-            "protein_key": _PROTEIN if _PROTEIN in cells.obsm else None,
-            "weight_key": _keys.BALANCE_WEIGHT if self.balance == "weights" else None,
-        }
-        options: Choices = {**training, **of_labels, **(self.train or {})}
+        protein = _PROTEIN if _PROTEIN in cells.obsm else None
+        weight = _keys.BALANCE_WEIGHT if self.balance == "weights" else None
+        keys = {"donor_key": _DONOR, "protein_key": protein, "weight_key": weight}
+        parts = {"combine": self.combine, "freeze": self.freeze}
+        options: Choices = {**training, **keys, **parts, **(self.train or {})}
         classifier.train(self.max_epochs, **options)
         return classifier
 

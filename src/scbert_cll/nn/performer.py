@@ -59,15 +59,10 @@ class ScBERTHead(nn.Module):
                 f'tokens="{config.tokens}" use head="pool".'
             )
         self.collapse = nn.Linear(config.n_hidden, 1)
-        self.layers = nn.Sequential(
-            nn.Linear(config.n_positions, 512),
-            nn.ReLU(),
-            nn.Dropout(config.dropout),
-            nn.Linear(512, 128),
-            nn.ReLU(),
-            nn.Dropout(config.dropout),
-            nn.Linear(128, config.n_classes),
-        )
+        layers = list[nn.Module]()
+        for n, units in ((config.n_positions, 512), (512, 128)):
+            layers += [nn.Linear(n, units), nn.ReLU(), nn.Dropout(config.dropout)]
+        self.layers = nn.Sequential(*layers, nn.Linear(128, config.n_classes))
 
     def summarize(self, encodings: Tensor, weight: Tensor | None = None) -> Tensor:
         """(b, n, w) -> (b, n)."""
