@@ -320,8 +320,9 @@ def _plain(value: Any) -> Any:
 
 def _as_csv(table: pd.DataFrame) -> str:
     """Text of a table; a carriage return needs the quotes that pandas only gives to line feeds."""
-    texts = [column for _, column in table.items() if column.dtype == object]
-    is_quoted = any("\r" in field for fields in (table, *texts) for field in fields)
+    texts = [list(column) for _, column in table.items() if column.dtype == object]
+    texts.append(list(table))
+    is_quoted = any("\r" in field for fields in texts for field in fields)
     quoting: Any = csv.QUOTE_NONNUMERIC if is_quoted else csv.QUOTE_MINIMAL
     return str(table.to_csv(index=False, quoting=quoting, lineterminator="\n"))
 
