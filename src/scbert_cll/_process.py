@@ -29,6 +29,7 @@ from typing import Any, Final, cast
 
 from tqdm.auto import tqdm
 
+one_at_a_time: Final = threading.RLock()  # trainings, which share the global random state
 _POLICY: Final = "OMP_WAIT_POLICY"
 # variables by which a user decides
 _CHOICES: Final = (_POLICY, "GOMP_SPINCOUNT", "KMP_BLOCKTIME")

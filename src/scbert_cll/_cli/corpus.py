@@ -152,4 +152,5 @@ def check(corpus: Path) -> None:
             f"{len(damaged)} of {len(files):,} files of the corpus {corpus} are damaged. "
             f"{remedy(damaged['problem'])}"
         )
-    say(f"{corpus} is whole: {len(files):,} files, {files['bytes'].sum() / 1e6:,.1f} MB.")
+    size = files["bytes"].sum() / 1e6
+    say(f"{corpus} is whole: {len(files):,} files, {size:,.1f} MB.")

@@ -56,11 +56,11 @@ def whole_parser() -> _Parser:
     parser = _Parser(prog=prog, usage=f"{prog} COMMAND ...", description=_LESSON)
     version, text = f"scbert_cll {__version__}", "say which version this is"
     parser.add_argument("--version", action="version", version=version, help=text)
-    subcommands = parser.add_subcommands(required=True, dest="command", metavar="COMMAND")
+    subs = parser.add_subcommands(required=True, dest="command", metavar="COMMAND")
     for name, function in commands.COMMANDS.items():
         sub = command_parser(name, function)
         first_line, _, _ = str(sub.description).partition("\n")
-        subcommands.add_subcommand(name, sub, help=first_line)
+        subs.add_subcommand(name, sub, help=first_line)
     return parser
 
 
@@ -69,12 +69,12 @@ def command_parser(name: str, function: words.Function) -> _Parser:
     lesson, _, _ = (inspect.getdoc(function) or "").partition("\n\nParameters\n")
     described = words.described_of(function)
     parser = _Parser(usage=_usage(name, described), description=lesson)
-    parser.add_argument("--config", action="config", metavar="FILE", help="options in YAML")
+    text = "options in YAML"
+    parser.add_argument("--config", action="config", metavar="FILE", help=text)
     for parameter, text in described.values():
         _add(parser, parameter, text)
-    parser.add_argument(
-        "--traceback", action="store_true", help="on an error, show where it happened"
-    )
+    text = "on an error, show where it happened"
+    parser.add_argument("--traceback", action="store_true", help=text)
     return parser
 
 
@@ -82,7 +82,8 @@ def _usage(name: str, described: words.Described) -> str:
     """The command with what must be given."""
     usage = [program(), name]
     for parameter in words.needed_by(described):
-        value = f" {parameter.name.upper()}" * (parameter.kind is parameter.KEYWORD_ONLY)
+        is_option = parameter.kind is parameter.KEYWORD_ONLY
+        value = f" {parameter.name.upper()}" * is_option
         several = get_origin(parameter.annotation) is Sequence
         usage.append(words.typed(parameter) + value + " ..." * several)
     return " ".join([*usage, "[options]"])
@@ -115,7 +116,8 @@ def _metavar(kind: Any) -> str:
         return "{" + ",".join(get_args(kind if len(kinds) > 1 else kinds[0])) + "}"
     if get_origin(kinds[0]) is dict:
         return ".NAME VALUE"
-    return {Path: "PATH", bool: "{true,false}", int: "N", float: "X"}.get(kinds[0], "NAME")
+    names = {Path: "PATH", bool: "{true,false}", int: "N", float: "X"}
+    return names.get(kinds[0], "NAME")
 
 
 class _Help(DefaultHelpFormatter):
@@ -124,7 +126,8 @@ class _Help(DefaultHelpFormatter):
     def _get_help_string(self, action: Action) -> str:
         text, default = action.help or "", action.default
         silent = default in (None, [], SUPPRESS) or default is False
-        return text + " (default: %(default)s)" * (not silent and "(default" not in text)
+        is_said = silent or "(default" in text
+        return text if is_said else text + " (default: %(default)s)"
 
     def _format_action_invocation(self, action: Action) -> str:
         names = action.option_strings
@@ -137,9 +140,9 @@ class _Help(DefaultHelpFormatter):
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         fill = super()._fill_text
-        return "\n\n".join(
-            p if p.startswith(" ") else fill(p, width, indent) for p in text.split("\n\n")
-        )
+        parts = text.split("\n\n")
+        filled = (p if p.startswith(" ") else fill(p, width, indent) for p in parts)
+        return "\n\n".join(filled)
 
 
 class _Parser(ArgumentParser):
@@ -181,7 +184,8 @@ def _sentence(message: str) -> str:
     if refused is None:
         names = "|".join(commands.COMMANDS)
         return re.sub(rf"\b({names})\.", "", text) if "are required" in text else text
-    kinds = re.sub(r"<class '(\w+\.)*(\w+)'>", r"\2", refused["several"] or refused["one"])
+    kinds = refused["several"] or refused["one"]
+    kinds = re.sub(r"<class '(\w+\.)*(\w+)'>", r"\2", kinds)
     kinds = re.sub(r"typing\.Literal\[(.*?)\]", r"\1", kinds).replace(", NoneType", "")
     return (
         f"{words.flag(refused['key'])} must be {'one of ' * (',' in kinds)}{kinds}; found "

@@ -76,7 +76,8 @@ def predict(
         given = {"groupby": groupby is not None, "parts": tuple(parts) != _PARTS}
         given["shard"] = share != (0, 1)
         why = f"only for a corpus, and {data} is a file of cells"
-        shared.refuse_options([name for name, is_given in given.items() if is_given], why)
+        names = [name for name, is_given in given.items() if is_given]
+        shared.refuse_options(names, why)
     shared.can_write(out)
     cells = shared.source(data, reading)
     from scbert_cll import ScBERT, ScBERTClassifier, _checks, tl

@@ -149,7 +149,9 @@ def load(path: Path) -> AnnData | MuData:
 
 def is_cells(path: Path) -> bool:
     """Whether a path is a file or store of cells, and not a corpus."""
-    return path.suffix in ENDINGS and (path.suffix != ".zarr" or _kind_of_zarr(path) is not None)
+    if path.suffix == ".zarr":
+        return _kind_of_zarr(path) is not None
+    return path.suffix in ENDINGS
 
 
 def choose(

@@ -51,7 +51,8 @@ def source(path: Path, reading: Reading, **columns: str | None) -> Path | Cells:
     open_corpus(path)
     named = [option for option, key in columns.items() if key is not None]
     why = "a corpus, whose genes, bins, cells and donors were chosen when it was built"
-    of_cells = [option for option in [*reading.given(), *named] if option != "labels_key"]
+    options = [*reading.given(), *named]
+    of_cells = [option for option in options if option != "labels_key"]
     refuse_options(of_cells, f"{path} is {why}")
     return path
 
@@ -133,8 +134,8 @@ def free_model_folder(path: Path, *, overwrite: bool) -> None:
 
 def taken(path: Path, kind: str, contents: str) -> FileExistsError:
     """The refusal of a place where something is."""
-    remedy = f"Name another {kind} with --out, or pass --overwrite to replace {contents}."
-    return FileExistsError(f"{path} exists. {remedy}")
+    remedy = f"or pass --overwrite to replace {contents}"
+    return FileExistsError(f"{path} exists. Name another {kind} with --out, {remedy}.")
 
 
 def can_write(path: Path) -> None:

@@ -139,12 +139,13 @@ def up_and_down(record: Mapping[str, Any]) -> str:
 
 def _sentence(record: Mapping[str, Any], out: Path) -> str:
     """Number of genes and the clearest ones, or the reason why there are none."""
-    tested = "No gene was tested"
-    if record["n_tested"]:
-        tested = f"{record['n_tested']:,} genes were tested in {record['n_donors']} donors"
+    n_tested, tested = record["n_tested"], "No gene was tested"
+    if n_tested:
+        tested = f"{n_tested:,} genes were tested in {record['n_donors']} donors"
     if not record["n_selected"]:
-        written = "evidence and figure are" if record["n_tested"] else "figure is"
+        written = "evidence and figure are" if n_tested else "figure is"
         return f"No gene is selected. {tested}: {record['reason']}. The {written} in {out}."
     genes = record["genes"]
     clearest = ", ".join(genes.loc[genes["selected"], "gene"].head(_SHOWN))
-    return f"{up_and_down(record)}, the clearest {clearest}. {tested}. They are in {out}."
+    selected = up_and_down(record)
+    return f"{selected}, the clearest {clearest}. {tested}. They are in {out}."

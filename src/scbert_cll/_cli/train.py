@@ -96,9 +96,7 @@ class Training:
         return {"rng": given.pop("seed"), **given, **further}
 
 
-def _begin(
-    command: Literal["pretrain", "finetune"], network: dict[str, Value] | None, training: Training
-) -> Arguments:
+def _begin(command: str, network: dict[str, Value] | None, training: Training) -> Arguments:
     """Refuse names, devices and precision that cannot be; the arguments of training.
 
     Lightning's own news are left out from now on; what this package says through it stays.
@@ -106,8 +104,8 @@ def _begin(
     from scbert_cll.model.training.devices import training_device
     from scbert_cll.model.training.options import Finetuning, Pretraining, check_network
 
-    options, others = (Pretraining, []) if command == "pretrain" else (Finetuning, ["preset"])
-    check_network(network or {}, *others)
+    options = Pretraining if command == "pretrain" else Finetuning
+    check_network(network or {}, *(["preset"] if options is Finetuning else []))
     options.of("--more", {}, training.more or {})
     arguments = training.arguments()
     training_device(arguments)
@@ -254,7 +252,8 @@ def finetune(
                 "--donor-key, and they are held out now."
             )
         tokens = shared.with_tokens(cells, reading, start)
-        if start is None and _keys.GENE2VEC not in tokens.varm:  # as pretrain's auto chooses
+        # as pretrain's auto chooses
+        if start is None and _keys.GENE2VEC not in tokens.varm:
             network = {"gene_embedding": "learned", **(network or {})}
         columns = {
             "split_key": split,
@@ -288,7 +287,8 @@ def _donors(cells: Cells, reading: ReadingTokens) -> str | None:
         return cells.donor_key
     donors = cells.column(None, _keys.DONOR)
     if donors is None:
-        shared.say(f"There is no obs column {_keys.DONOR}, so all cells count as one donor's.")
+        so = "so all cells count as one donor's"
+        shared.say(f"There is no obs column {_keys.DONOR}, {so}.")
     return donors
 
 
@@ -306,7 +306,8 @@ def _split(cells: Cells, key: str | None, labels_key: str | None = None) -> str 
         fractions=(0.9, 0.1, 0.0) if labels_key is None else (0.7, 0.15, 0.15),
         mixed=labels_key is not None,
     )
-    parts = {part: shared.donors_in(cells.rna, part) for part in (_keys.VAL, _keys.TEST)}
+    held_out = (_keys.VAL, _keys.TEST)
+    parts = {part: shared.donors_in(cells.rna, part) for part in held_out}
     donors = "; ".join(f"{names} ({part})" for part, names in parts.items() if names)
     shared.say(f"There is no split, so donors are held out: {donors}.")
     return _keys.SPLIT

@@ -66,7 +66,8 @@ def resample(
     names, unit = np.unique(donors, return_inverse=True)
     shares = np.full(n_repeats, 1 / n_repeats)
     repeats: np.ndarray = rng.multinomial(n_repeats, shares, n_draws)
-    one = "one repeat: what differs between seeds is not in the interval" * (n_repeats == 1)
+    about_one = "one repeat: what differs between seeds is not in the interval"
+    one = about_one if n_repeats == 1 else ""
     if (drawn := over_donors(names.size, n_draws, rng)) is not None:
         if drawn.interval == RANGE:
             return drawn._replace(unit=unit, repeats=np.ones((names.size, n_repeats)))

@@ -71,7 +71,7 @@ def _donor(
 
 def agreement(donors: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
     """Number of donors whose predicted call is the observed one, and errors (from `by_donor`)."""
-    rows = [{"model": model} | _agreement(donors[donors["model"] == model]) for model in models]
+    rows = [{"model": m} | _agreement(donors[donors["model"] == m]) for m in models]
     return table(rows, _AGREEMENT)
 
 

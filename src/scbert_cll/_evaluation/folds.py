@@ -14,6 +14,7 @@ SCHEMES: Final = ("leave_one_donor_out", "group_kfold", "random_cell")
 _NONE: Final = 1e-9  # a share that is none but for rounding
 
 Parts = tuple[np.ndarray, np.ndarray]
+Groups = np.ndarray | None
 
 
 class Fold(NamedTuple):
@@ -87,7 +88,7 @@ def _enough(n: int, needed: int, what: str) -> None:
         )
 
 
-def inner_folds(y: np.ndarray, groups: np.ndarray | None, n_splits: int, seed: int) -> list[Parts]:
+def inner_folds(y: np.ndarray, groups: Groups, n_splits: int, seed: int) -> list[Parts]:
     """Positions (train, validation) within training cells, for choices.
 
     By donor where that leaves every class in every training part, with fewer folds if need be; else
@@ -100,11 +101,11 @@ def inner_folds(y: np.ndarray, groups: np.ndarray | None, n_splits: int, seed: i
             return folds
     n = min(n_splits, int(np.unique(y, return_counts=True)[1].min()))
     if n < 2:
-        raise ValueError("Inner folds need at least two labelled training cells of every class.")
+        raise ValueError("Folds need at least two labelled training cells of every class.")
     return cell_folds(y, n, seed)
 
 
-def donor_folds(y: np.ndarray, groups: np.ndarray | None, n_splits: int, seed: int) -> list[Parts]:
+def donor_folds(y: np.ndarray, groups: Groups, n_splits: int, seed: int) -> list[Parts]:
     """Positions (train, test) of folds of whole donors, balanced by donors, cells and classes.
 
     Every class is in every training part if that can be. scikit-learn's ``StratifiedGroupKFold``

@@ -47,14 +47,14 @@ class OutOfFold:
                 f"Expected probabilities of {size} × {shape[2]} classes of every model, none of "
                 f"them 0; found others in {listed(wrong)}."
             )
-        sums = {model: np.nan_to_num(p.sum(2), nan=1) for model, p in self.proba.items()}
-        far = [model for model, one in sums.items() if (np.abs(one - 1) > 1e-3).any()]
-        n_classes, y = len(self.classes), self.y
+        sums = {m: np.nan_to_num(p.sum(2), nan=1) for m, p in self.proba.items()}
+        far = [m for m, one in sums.items() if (np.abs(one - 1) > 1e-3).any()]
+        n_classes, y, n = len(self.classes), self.y, len(self.y)
         n_donors = shape[1] if self.donors is None else len(self.donors)
         folds = shape[:2] if self.folds is None else self.folds.shape
         unknown = sorted(set(self.baselines) - set(self.proba))
         codes = f"at least two classes ({listed(self.classes)})"
-        donors = f"donors must name the donor of each of {shape[1]} cells; found {n_donors}."
+        donors = f"donors must name the donor of each of {n} cells; found {n_donors}."
         problems = {
             f"Probabilities of a cell must sum to 1; not so in {listed(far)}.": far,
             f"y must hold codes of {codes}, none missing.": (

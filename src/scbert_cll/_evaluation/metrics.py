@@ -175,8 +175,10 @@ def weighted(
             values.append(of_ranks[metric])
         elif metric == "ece":
             # of two classes the last one's probability, of more that of the call
-            claimed, right = (proba[:, 1], y == 1) if n == 2 else (proba.max(1), y == called)
-            values.append(calibration_error(claimed, right.astype(float), unit, weights))
+            claimed, right = proba.max(1), y == called
+            if n == 2:
+                claimed, right = proba[:, 1], y == 1
+            values.append(calibration_error(claimed, right, unit, weights))
         else:
             sums = np.bincount(unit, _of_cells(metric, y, proba), minlength=n_units)
             n_cells = np.bincount(unit, minlength=n_units)

@@ -64,7 +64,8 @@ def ranked(
 
     Of the last of two classes, else the mean of each class against the rest.
     """
-    sides = [_one_against_rest(proba[:, k], y == k, unit, weights) for k in _ranked_classes(proba)]
+    codes = _ranked_classes(proba)
+    sides = [_one_against_rest(proba[:, k], y == k, unit, weights) for k in codes]
     area, precision = np.mean(sides, axis=0)
     within = area
     if weights.shape[1] < len(y):  # units are donors, not cells of one
@@ -87,13 +88,16 @@ def _one_against_rest(
     some = np.diff(np.concatenate([[0], np.cumsum(hit)[ends]])) > 0
     starts, ends = starts[some], ends[some]
     tp, fp = (RunningSums(unit, number, n_units, ends) for number in (hit, ~hit))
-    above = RunningSums(unit, ~hit, n_units, starts - 1)  # negatives above the run of equal values
-    n_hit, n_miss = (weights @ np.bincount(unit, one, minlength=n_units) for one in (hit, ~hit))
+    # negatives above the run of equal values
+    above = RunningSums(unit, ~hit, n_units, starts - 1)
+    by_unit = (np.bincount(unit, one, minlength=n_units) for one in (hit, ~hit))
+    n_hit, n_miss = (weights @ n for n in by_unit)
     area, precision = np.zeros((2, len(weights)))
     for draws in _chunks(len(weights), len(unit)):
         t, f, a = tp(weights[draws]), fp(weights[draws]), above(weights[draws])
         gained = np.diff(t, axis=1, prepend=0)
-        area[draws] = n_hit[draws] * n_miss[draws] - np.einsum("bk,bk->b", gained, (f + a) / 2)
+        lost = np.einsum("bk,bk->b", gained, (f + a) / 2)
+        area[draws] = n_hit[draws] * n_miss[draws] - lost
         precision[draws] = np.einsum("bk,bk->b", gained, ratio(t, t + f, nothing=0))
     both = np.stack([ratio(area, n_hit * n_miss), ratio(precision, n_hit)])
     return np.where((n_hit == 0) | (n_miss == 0), np.nan, both)
@@ -106,7 +110,8 @@ def calibration_error(
     order = np.argsort(confidence, kind="stable")
     _, ends = _runs(confidence[order])
     numbers = (np.ones(len(confidence)), (right - confidence)[order])
-    mass, error = (RunningSums(unit[order], one, weights.shape[1], ends) for one in numbers)
+    unit, n_units = unit[order], weights.shape[1]
+    mass, error = (RunningSums(unit, one, n_units, ends) for one in numbers)
     errors = np.full(len(weights), np.nan)
     for draws in _chunks(len(weights), len(confidence)):
         upto = mass(weights[draws])
@@ -114,8 +119,9 @@ def calibration_error(
         edges = upto[:, -1:] * np.arange(1, N_BINS)
         # the first run of equal values of each bin but the first; whole numbers, so that no edge is
         # a matter of rounding
-        first = [np.searchsorted(row, edge) for row, edge in zip(middle, edges, strict=True)]
-        at = np.pad(np.stack(first), ((0, 0), (1, 1)), constant_values=((0, 0), (0, len(ends))))
+        first = np.stack(list(map(np.searchsorted, middle, edges)))
+        bounds = ((0, 0), (0, len(ends)))
+        at = np.pad(first, ((0, 0), (1, 1)), constant_values=bounds)
         sums = np.pad(error(weights[draws]), ((0, 0), (1, 0)))
         gaps = np.abs(np.diff(np.take_along_axis(sums, at, axis=1), axis=1)).sum(1)
         errors[draws] = ratio(gaps, upto[:, -1])

@@ -62,8 +62,9 @@ class FoldStore:
     def save(self, name: str, fingerprint: str, done: Done) -> None:
         """Write aside, read back and rename, so that a file is whole or not there."""
         if self.folder is not None:
-            path, numbers = self._path(name, fingerprint), {"seconds": float(done.seconds)}
-            write_kept(path, {"proba": done.proba}, numbers, digest([name, fingerprint]))
+            path, seal = self._path(name, fingerprint), digest([name, fingerprint])
+            numbers = {"seconds": float(done.seconds)}
+            write_kept(path, {"proba": done.proba}, numbers, seal)
 
     def _path(self, name: str, fingerprint: str) -> Path:
         slug = re.sub(r"[^A-Za-z0-9_.-]+", "_", name)[:60]

@@ -41,12 +41,11 @@ class TokenModel(_scvi.BaseModelClass):  # type: ignore[misc]
         self,
         adata: AnnData | None,
         registry: Json | None,
-        network: Mapping[str, Any],
-        *,
+        network: Json,
         preset: str,
         binning: Mapping[str, Any] | None,
-        n_classes: int = 0,
         rng: int | np.random.Generator | None,
+        n_classes: int = 0,
     ) -> None:
         super().__init__(adata, registry)
         setup = self.registry["setup_args"]
@@ -136,14 +135,7 @@ class TokenModel(_scvi.BaseModelClass):  # type: ignore[misc]
             A gene or column that the corpus does not have; gene vectors that lack a gene.
         """
         return start.from_corpus(
-            cls,
-            data,
-            preset=preset,
-            exclude_genes=exclude_genes,
-            gene_vectors=gene_vectors,
-            labels_key=labels_key,
-            rng=rng,
-            network=network,
+            cls, data, preset, exclude_genes, gene_vectors, labels_key, rng, network
         )
 
     @classmethod
@@ -194,7 +186,6 @@ def _gene_vectors(adata: AnnData, genes: pd.Index) -> Tensor:
     """Rows of varm['gene2vec'] for the model's genes."""
     remedy = 'Make them with tl.gene2vec(adata), or choose gene_embedding="learned".'
     key_in(_keys.GENE2VEC, adata.varm, "adata.varm", remedy)
-    vectors = np.asarray(adata.varm[_keys.GENE2VEC], dtype=np.float32)[
-        adata.var_names.get_indexer(genes)
-    ]
+    rows = adata.var_names.get_indexer(genes)
+    vectors = np.asarray(adata.varm[_keys.GENE2VEC], dtype=np.float32)[rows]
     return _tensors.gene_vectors(vectors, genes, f"adata.varm[{_keys.GENE2VEC!r}]")

@@ -73,17 +73,10 @@ class ScBERTClassifier(TokenModel):
             column = _checks.adata.obs_column(adata, labels_key)
             classes = _checks.adata.classes(column, labels_key)
         if labels_key is None or classes is None:
-            raise ValueError("A classifier without adata needs labels_key= and classes=.")
+            raise ValueError("A model without adata needs labels_key= and classes=.")
         self.labels_key, self.classes = labels_key, list(classes)
-        super().__init__(
-            adata,
-            registry,
-            network,
-            preset=preset,
-            binning=binning,
-            n_classes=len(self.classes),
-            rng=rng,
-        )
+        n = len(self.classes)
+        super().__init__(adata, registry, network, preset, binning, rng, n)
 
     @property
     def labels(self) -> Json:
@@ -167,9 +160,9 @@ class ScBERTClassifier(TokenModel):
             folder = model_folder(model, revision=revision, token=token)
             if class_of(folder) == cls.__name__:
                 cells = adata if isinstance(adata, AnnData) else None
-                return pretrained.ready(
-                    cls, folder, cells, accelerator, labels_key=labels_key, network=network
-                )
+                ready = cls.load(folder, cells, accelerator=accelerator)
+                pretrained.refuse_changes(ready, folder, labels_key, network)
+                return ready
             model = ScBERT.load(folder, accelerator=accelerator)
         return pretrained.started(cls, model, adata, labels_key, rng, network)
 
@@ -213,15 +206,7 @@ class ScBERTClassifier(TokenModel):
         """
         labels = {"labels_key": labels_key, "classes": list(classes)}
         return scbert.from_checkpoint(
-            cls,
-            path,
-            vocab,
-            gene2vec,
-            adata,
-            layer=layer,
-            accelerator=accelerator,
-            network=network,
-            labels=labels,
+            cls, path, vocab, gene2vec, adata, layer, accelerator, network, labels
         )
 
     def train(

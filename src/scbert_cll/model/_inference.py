@@ -83,11 +83,11 @@ def refuse_other_tokens(
     """Refuse tokens of other edges or totals than the model's, or without most of its genes."""
     _refuse_other_cuts(model, record, where, is_corpus=is_corpus)
     missing = _checks.genes.model_genes(model.genes, adata, is_corpus=is_corpus)
-    logged, n, n_missing = model.missing_, len(model.genes), len(missing)
-    model.missing_ = n_missing, str(adata.obs_names[0]) if adata.n_obs else "0"
+    logged, n, n_absent = model.missing_, len(model.genes), len(missing)
+    model.missing_ = n_absent, str(adata.obs_names[0]) if adata.n_obs else "0"
     if model.missing_ != logged:  # once for cells that are read repeatedly
-        level = logging.INFO if n_missing else logging.DEBUG
-        logger.log(level, "%d of the model's %d genes are in the data", n - n_missing, n)
+        level = logging.INFO if n_absent else logging.DEBUG
+        logger.log(level, "%d of the model's %d genes are in the data", n - n_absent, n)
     _refuse_other_totals(model, record, adata.var_names, where, is_corpus=is_corpus)
 
 

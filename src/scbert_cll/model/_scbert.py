@@ -74,7 +74,7 @@ class ScBERT(TokenModel):
         rng: int | np.random.Generator | None = 0,
         **network: Any,
     ) -> None:
-        super().__init__(adata, registry, network, preset=preset, binning=binning, rng=rng)
+        super().__init__(adata, registry, network, preset, binning, rng)
 
     @classmethod
     def setup_anndata(
@@ -158,7 +158,7 @@ class ScBERT(TokenModel):
         ... )
         """
         return scbert.from_checkpoint(
-            cls, path, vocab, gene2vec, adata, layer=layer, accelerator=accelerator, network=network
+            cls, path, vocab, gene2vec, adata, layer, accelerator, network
         )
 
     @classmethod

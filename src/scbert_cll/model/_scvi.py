@@ -10,7 +10,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -92,8 +92,8 @@ def hub_metadata(class_name: str) -> Json:
     """What scvi-tools' HubModel reads of a folder, to know whose `load` it calls."""
     from scvi.hub import HubMetadata  # imports much that nobody else needs
 
-    room, written_by = "scbert_cll.model", version("anndata")
-    return asdict(HubMetadata(SCVI_VERSION, written_by, class_name, model_parent_module=room))
+    metadata = HubMetadata(SCVI_VERSION, version("anndata"), class_name)
+    return asdict(replace(metadata, model_parent_module="scbert_cll.model"))
 
 
 def train_scvi(adata: AnnData, *, max_epochs: int | None, seed: int) -> SCVI:
@@ -133,7 +133,8 @@ def _quietly(seed: int) -> Iterator[None]:
     """Random numbers from `seed`, the user's own streams untouched, and nothing printed."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "scvi")]
     levels, state = [log.level for log in loggers], np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), warnings.catch_warnings():
+    devices = range(torch.cuda.device_count())
+    with torch.random.fork_rng(devices), warnings.catch_warnings():
         # Lightning on loaders, scvi-tools on labels: nothing a user could act on
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)

@@ -81,7 +81,8 @@ def _read_npy(path: Path, names: str | PathLike[str] | Sequence[str]) -> pd.Data
     if not isinstance(values, np.ndarray):
         raise ValueError("it holds several arrays, as .npz does")
     if values.ndim != 2 or len(values) != len(genes):
-        raise ValueError(f"its shape is {values.shape}, and there are {len(genes)} gene names")
+        n = len(genes)
+        raise ValueError(f"its shape is {values.shape}, and there are {n} gene names")
     return pd.DataFrame(np.array(values), index=genes)
 
 
@@ -90,7 +91,8 @@ def _read_word2vec(path: Path) -> pd.DataFrame:
     data = _checks.text.read_bytes(path, lines=False)
     head, _, rest = data[:_HEAD].partition(b"\n")
     is_marked = head.startswith((b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf"))
-    if not is_marked and any(byte > 127 or byte == 0 for byte in rest[:4096]):  # UTF-16 has zeros
+    # UTF-16 has zeros
+    if not is_marked and any(byte > 127 or byte == 0 for byte in rest[:4096]):
         return _read_binary(data, head)
     text = _checks.text.read_text(path)
     table: pd.DataFrame = pd.read_csv(

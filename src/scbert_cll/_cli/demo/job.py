@@ -95,9 +95,11 @@ class Report:
         for title, text in self.texts.items():
             lines += [f"## {title}", "", "```", text, "```", ""]
         write_text(out / "report.md", "\n".join(lines))
-        tables = {t: json.loads(x.to_json(orient="split")) for t, x in self.tables.items()}
+        frames = self.tables.items()
+        tables = {t: json.loads(x.to_json(orient="split")) for t, x in frames}
         record = {"format_version": _FORMAT_VERSION, "versions": versions("pandas")}
-        write_json(out / "report.json", {**record, "steps": self.steps, "tables": tables})
+        record = {**record, "steps": self.steps, "tables": tables}
+        write_json(out / "report.json", record)
 
 
 @dataclass(frozen=True)

@@ -65,8 +65,9 @@ def run(options: Options, reading: Reading) -> None:
     _write(job, classifier, attention)
     figures = demo_figures.plots(job, {"pretrain": pretrained, "finetune": classifier})
     failure, folder = None, options.out / "figures"
+    files = {folder / f"{name}.png": plot for name, plot in figures.items()}
     try:
-        draw({folder / f"{name}.png": plot for name, plot in figures.items()}, report.say)
+        draw(files, report.say)
     except FigureError as error:
         failure = error
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -163,7 +164,8 @@ def _split(job: Job) -> None:
     split(fractions=(0.6, 0.2, 0.2) if n_donors > 2 else (0.5, 0.0, 0.5), mixed=True)
     test = donors_in(adata, _keys.TEST)
     if n_donors > 2:
-        job.report.say(f"Split by donor: {n_donors} donors; held out for the test: {test}.")
+        held_out = f"held out for the test: {test}"
+        job.report.say(f"Split by donor: {n_donors} donors; {held_out}.")
         return
     parts = job.obs[_keys.SPLIT].to_numpy(dtype=object, copy=True)
     train, rng = np.flatnonzero(parts == _keys.TRAIN), np.random.default_rng(seed)

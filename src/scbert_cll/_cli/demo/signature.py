@@ -127,7 +127,8 @@ def _coefficients(adata: AnnData, classifier: sc_cll.ScBERTClassifier) -> pd.Ser
         return pd.Series(dtype=float)
     tokens, _ = _checks.counts.tokens(adata[:, classifier.genes], classifier.layer)
     tokens = tokens.astype(float)
-    mean, of_squares = (np.asarray(x.mean(0)).ravel() for x in (tokens, tokens.power(2)))
+    powers = (tokens, tokens.power(2))
+    mean, of_squares = (np.asarray(x.mean(0)).ravel() for x in powers)
     spread = np.sqrt(np.maximum(of_squares - mean**2, 0))
     per_deviation = (linear.coefficients[-1] - linear.coefficients[0]) * spread
     return pd.Series(per_deviation, index=classifier.genes)

@@ -24,6 +24,7 @@ _N_NAMED = 10
 _PAIRS = ((_keys.TRAIN, _keys.TEST), (_keys.TRAIN, _keys.VAL), (_keys.VAL, _keys.TEST))
 _SPLIT_FIRST = "Split first, then balance the training cells (pp.balance)"
 _SPLIT_DONORS = "Split with pp.split_donors(unit='donor')"
+_TOO_LATE = "so a training stops too late"
 _KEEP_TOGETHER = (
     "Remove them from all parts but one, or split again with all copies of a cell in one part"
 )
@@ -67,7 +68,7 @@ def no_cells() -> pd.DataFrame:
 
 
 def _verdict(
-    offenders: pd.DataFrame, cells: Cells, check: str, *, ok: str, bad: str, sure: bool = True
+    offenders: pd.DataFrame, cells: Cells, check: str, ok: str, bad: str, sure: bool
 ) -> tuple[Finding, pd.DataFrame]:
     """The finding on some cells, and these: ok without any, a leak where test cells are concerned.
 
@@ -103,7 +104,7 @@ def exact(cells: Cells) -> tuple[Finding, pd.DataFrame]:
         copies = f"{n_test} of {len(cells.at(_keys.TEST))} test cells are known from another part"
         bad = f"{copies}, so the score rewards memory. {_KEEP_TOGETHER}."
     elif deep:
-        bad = f"Training cells validate, so a training stops too late. {_KEEP_TOGETHER}."
+        bad = f"Training cells validate, {_TOO_LATE}. {_KEEP_TOGETHER}."
     ok = "No two parts hold the same expression profile."
     return _verdict(offenders, cells, "exact duplicates", ok=ok, bad=bad, sure=deep)
 
@@ -165,14 +166,14 @@ def near(
     offenders = pd.DataFrame(dict(zip(CELL_COLUMNS[1:5], columns, strict=True)))
     offenders = offenders.assign(value=value[close])
     if offenders.empty and blind:
-        meaning = f"The cells have so few counts that even a copy could not be told. {usual}"
-        return Finding(check, "cannot tell", meaning, 0.0), offenders
+        blind_to = "The cells have so few counts that even a copy could not be told."
+        return Finding(check, "cannot tell", f"{blind_to} {usual}", 0.0), offenders
     ok = f"No test cell is nearer to a training cell than different cells are. {usual}"
     bad = (
         f"{len(offenders)} of {n_test} test cells are training cells with a little "
         f"change, as SMOTE or jitter makes them. {usual} {_SPLIT_FIRST}."
     )
-    return _verdict(offenders, cells, check, ok=ok, bad=bad)
+    return _verdict(offenders, cells, check, ok, bad, sure=True)
 
 
 def donors(cells: Cells, column: pd.Series | None) -> Finding:
@@ -202,7 +203,7 @@ def donors(cells: Cells, column: pd.Series | None) -> Finding:
         )
     elif len(shared):
         status = "warning"
-        meaning = f"Donors train and validate, so a training stops too late. {_SPLIT_DONORS}."
+        meaning = f"Donors train and validate, {_TOO_LATE}. {_SPLIT_DONORS}."
     elif n_missing:
         status = "cannot tell"
         meaning = f"{n_missing} cells have no donor. Fill the column or drop them."
@@ -226,7 +227,7 @@ def resampled(
     offenders = offenders.assign(twin="", twin_part="", value=np.nan)
     ok = "Rows were added to the training cells only."
     bad = f"A score on made-up cells, at a prevalence nobody has, is no score. {_SPLIT_FIRST}."
-    return _verdict(offenders, cells, check, ok=ok, bad=bad)
+    return _verdict(offenders, cells, check, ok, bad, sure=True)
 
 
 def gap(scores: pd.DataFrame) -> Finding:

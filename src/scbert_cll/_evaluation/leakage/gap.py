@@ -18,7 +18,10 @@ SCHEMES = {
     "B": "cells split at random",
     "C": "donors split",
 }
-COLUMNS = ("scheme", "how", "macro_f1", "low", "high", "n_repeats", "n_train", "n_test", "note")
+COLUMNS = (
+    *("scheme", "how", "macro_f1", "low", "high"),
+    *("n_repeats", "n_train", "n_test", "note"),
+)
 N_FOLDS = 5  # a fold is the 20 % that are tested
 N_TREES = 200
 MAX_CELLS, MAX_GENES = 4000, 500
@@ -65,7 +68,8 @@ def gap(
 def _chosen(y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Cells of the classes that every fold can have one of, a random few thousand at most."""
     cells = np.flatnonzero(np.bincount(y)[y] >= 2 * N_FOLDS)
-    cells = rng.choice(cells, MAX_CELLS, replace=False) if len(cells) > MAX_CELLS else cells
+    if len(cells) > MAX_CELLS:
+        cells = rng.choice(cells, MAX_CELLS, replace=False)
     return np.sort(cells[np.bincount(y[cells])[y[cells]] >= N_FOLDS])
 
 
@@ -91,8 +95,9 @@ def _runs(x: np.ndarray, y: np.ndarray, folds: list[Parts], seed: int) -> pd.Dat
     for i, (train, test) in enumerate(folds):
         forest = RandomForestClassifier(N_TREES, random_state=(seed + i) % (2**31))
         called = forest.fit(x[train], y[train]).predict(x[test])
-        present = np.unique(y[test])  # a class without a test cell has no recall
-        score = f1_score(y[test], called, labels=present, average="macro", zero_division=0)
+        true = y[test]
+        classes = np.unique(true)  # a class without a test cell has no recall
+        score = f1_score(true, called, labels=classes, average="macro", zero_division=0)
         runs.append((score, len(train), len(test)))
     return pd.DataFrame(runs, columns=["macro_f1", "n_train", "n_test"])
 
@@ -104,6 +109,7 @@ def _row(scheme: str, runs: pd.DataFrame, n_donors: int) -> tuple[object, ...]:
     else:
         sizes = runs[["n_train", "n_test"]].median().astype(int).tolist()
         if scheme == "C" and n_donors < N_FOLDS:
-            note = f"{n_donors} donors: one is tested at a time, not a fifth of the cells"
+            how = "one is tested at a time, not a fifth of the cells"
+            note = f"{n_donors} donors: {how}"
     scores = (score.mean(), score.min(), score.max())
     return (scheme, SCHEMES[scheme], *scores, len(runs), *sizes, note)

@@ -33,16 +33,17 @@ def records(uns: Mapping[str, object], cells: Fitted) -> Iterator[Finding]:
         bins, vectors = f"uns[{key!r}] (bins)", f"uns[{key!r}] (gene vectors)"
         match record:
             case {"edges": _, "params": {"method": "log2" | "quantile" as method}}:
-                meaning = f"Method {method!r} looks at each cell alone: nothing was learned."
-                yield Finding(bins, "ok", meaning)
+                meaning = "looks at each cell alone: nothing was learned."
+                yield Finding(bins, "ok", f"Method {method!r} {meaning}")
             case {"edges": _, "params": {"method": _, **params}}:
                 n = cast("int | None", params.get("n_fit_cells"))
                 yield _by_number(bins, n, cells, "Bin again with fit_on=split_key")
             case {"n_genes_with_vector": _, "params": {"source": "co-expression", **params}}:
                 n = cast("Mapping[str, int | None]", record).get("n_cells")
                 if params.get("split_key") == "none":
+                    what = "all cells (split_key=None)"
                     again = "Run tl.gene2vec again with split_key="
-                    meaning = _ALL.format(what="all cells (split_key=None)", remedy=again)
+                    meaning = _ALL.format(what=what, remedy=again)
                     yield Finding(vectors, "warning", meaning, n=int(n or 0))
                 else:
                     remedy = "Run tl.gene2vec again after the split"

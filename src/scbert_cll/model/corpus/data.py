@@ -236,9 +236,8 @@ class CorpusData(batches.ResumableData):
         if isinstance(edges, pd.DataFrame):
             edges = edges.loc[self.genes[self._counted]]
         tokens = _binning.cut(csr[:, self._counted], self.binning | {"edges": edges})
-        return sparse.csr_matrix(
-            (tokens.data, self._counted[tokens.indices], tokens.indptr), shape=csr.shape
-        )
+        genes = self._counted[tokens.indices]
+        return sparse.csr_matrix((tokens.data, genes, tokens.indptr), shape=csr.shape)
 
     def _loader(self, part: str, seed: int | None) -> CorpusLoader:
         # cells that are trained on: the labelled ones where there are labels, else all

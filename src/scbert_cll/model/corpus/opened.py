@@ -31,9 +31,8 @@ def opened(
     """The corpus; `binning` is for one of raw counts."""
     if isinstance(corpus, CorpusData):
         given = {"balance": bool(balance), "num_workers": bool(num_workers)}
-        refuse_given(
-            given, "belong in CorpusData(…), which was opened already; leave them out here."
-        )
+        why = "belong in CorpusData(…), which is open already; leave them out here."
+        refuse_given(given, why)
         return corpus
     if not isinstance(corpus, (str, PathLike)):
         raise TypeError(

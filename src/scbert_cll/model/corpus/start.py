@@ -29,7 +29,6 @@ _LINEAR: Final = {_keys.TRAIN: 20_000, _keys.VAL: 5_000}
 def from_corpus[M: Network](
     cls: type[M],
     data: CorpusData,
-    *,
     preset: str,
     exclude_genes: Sequence[str],
     gene_vectors: pd.DataFrame | None,
@@ -120,7 +119,8 @@ def _sample_for_linear(data: CorpusData, seed: int) -> Examples:
     tokens, *values = zip(*blocks, strict=True)
     codes, weights, donors = (np.concatenate(value) for value in values)
     csr, donors = sparse.vstack(tokens, format="csr"), donors.astype(str)
-    return Examples(csr, codes, weights, parts[_keys.TRAIN], parts[_keys.VAL], donors, seed)
+    train, val = parts[_keys.TRAIN], parts[_keys.VAL]
+    return Examples(csr, codes, weights, train, val, donors, seed)
 
 
 def _vectors_of(vectors: pd.DataFrame, genes: pd.Index) -> torch.Tensor:

@@ -165,9 +165,9 @@ def _evaluation(evaluation: Mapping[str, Any] | None) -> str:
     held_out = _filled("random_cell")
     if scheme != "random_cell":
         held_out = _filled("held_out", scheme=_code([scheme]), n=n, unit=f"{unit}s")
-    intervals = (
-        _filled("intervals", kinds=_text(", ".join(kinds))) if kinds else _filled("no_intervals")
-    )
+    intervals = _filled("no_intervals")
+    if kinds:
+        intervals = _filled("intervals", kinds=_text(", ".join(kinds)))
     baselines = _code(params["baselines"])
     parts = {"held_out": held_out, "intervals": intervals, "baselines": baselines}
     text = _filled("evaluation", **parts)

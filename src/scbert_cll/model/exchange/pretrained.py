@@ -15,8 +15,6 @@ from scbert_cll.model import _scvi
 from scbert_cll.model._inference import cells_of, hidden_genes
 from scbert_cll.model._protocols import Classifier, Network
 from scbert_cll.model.corpus.data import CorpusData
-from scbert_cll.model.exchange.saving import load
-from scbert_cll.model.training.devices import device_of
 from scbert_cll.model.training.options import choices
 
 # everything else shapes pretrained weights
@@ -24,17 +22,8 @@ _HEAD_CHOICES: Final = {"dropout", "head", "train_gene_embedding"}
 _OWN: Final = ("adata", "labels_key", "revision", "token", "accelerator", "rng")
 
 
-def ready[M: Classifier](
-    cls: type[M],
-    folder: Path,
-    adata: AnnData | None,
-    accelerator: str,
-    *,
-    labels_key: str | None,
-    network: Json,
-) -> M:
+def refuse_changes(model: Classifier, folder: Path, labels_key: str | None, network: Json) -> None:
     """Load a classifier that somebody trained."""
-    model = load(cls, folder, adata, device_of(accelerator))
     if network:
         raise TypeError(
             f"{folder} holds a classifier, whose network is as it is: leave out {listed(network)}."
@@ -45,7 +34,6 @@ def ready[M: Classifier](
             f"labels_key={labels_key!r}. Leave labels_key out to predict; to learn other labels "
             f"start from a ScBERT."
         )
-    return model
 
 
 def started[M: Classifier](
@@ -59,7 +47,7 @@ def started[M: Classifier](
     """Put a new head on pretrained weights."""
     is_model(model, ("ScBERT",))
     if labels_key is None:
-        raise TypeError("A new classifier needs labels_key=, the obs column of classes.")
+        raise TypeError("A new classifier needs labels_key=, the column of classes.")
     if other := sorted(set(network) - _HEAD_CHOICES):
         raise UnknownArgumentError(
             f"{listed(other)} would not fit the pretrained weights; a classifier may choose "

@@ -81,9 +81,8 @@ def repair_model(
     right: folder.Order = _order_of(mixed, path) if order == "auto" else order
     config = {name: value for name, value in saved.config.items() if name not in _HEAD}
     repaired = {**linear, "coefficients": folder.in_order(mixed, right)}
-    folder.save_folder(
-        Path(out), replace(saved, config=config, linear=repaired), overwrite=overwrite
-    )
+    saved = replace(saved, config=config, linear=repaired)
+    folder.save_folder(Path(out), saved, overwrite=overwrite)
     return right
 
 

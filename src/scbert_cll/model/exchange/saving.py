@@ -53,7 +53,7 @@ def save(model: Network, dir_path: FilePath, *, overwrite: bool = False) -> None
             "joined": described(model),
             "setup": model.registry["setup_args"],
             "network": asdict(model.config),
-            "binning": model.binning | {"edges": None if learned is not None else edges},
+            "binning": model.binning | {"edges": edges if learned is None else None},
         },
         genes=list(model.genes),
         weights=model.module.state_dict(),

@@ -106,7 +106,6 @@ def from_checkpoint[M: Network](
     vocab: Vocabulary,
     gene2vec: pd.DataFrame | None,
     adata: AnnData | None,
-    *,
     layer: str,
     accelerator: str,
     network: Json,

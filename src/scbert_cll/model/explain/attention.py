@@ -104,13 +104,13 @@ def attention_to(
     KeyError
         The model does not know one of the genes.
     """
-    chosen = np.isin(
-        np.arange(model.config.n_positions), _checks.genes.places_in_model(genes, model.genes)
-    )
-    asks = torch.from_numpy(chosen).to(model.module.device)
+    places = _checks.genes.places_in_model(genes, model.genes)
+    chosen = np.isin(np.arange(model.config.n_positions), places)
+    asks = torch.from_numpy(chosen).to(model.module.device).float()
 
-    def infer(tokens: Tensor, genes: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
-        share = asks.float().expand(tokens.shape) if genes is None else asks[genes].float()
+    def infer(**cells: Tensor) -> Tensor:
+        tokens, genes, weight = cells["tokens"], cells.get("genes"), cells.get("weight")
+        share = asks.expand(tokens.shape) if genes is None else asks[genes]
         share = share if weight is None else share * (weight > 0)
         share = share / share.sum(1, keepdim=True).clamp(min=1)
         return model.module.gene_attention(tokens, genes, weight, query_weight=share)
@@ -160,10 +160,9 @@ def attention_shares(
     """Sums of :func:`attention_sums` as shares of the genes: genes × groups."""
     total = total[..., : len(model.genes)].reshape(-1, len(model.genes))
     share = total / np.maximum(total.sum(1, keepdims=True), np.finfo(float).tiny)
-    columns = pd.MultiIndex.from_product(
-        [list(names), *map(range, _sizes(model, levels))], names=["group", *levels]
-    )
-    return pd.DataFrame(share.T, index=model.genes, columns=columns if levels else list(names))
+    axes = [list(names), *map(range, _sizes(model, levels))]
+    columns = pd.MultiIndex.from_product(axes, names=["group", *levels])
+    return pd.DataFrame(share.T, model.genes, columns if levels else list(names))
 
 
 def _sizes(model: Network, levels: Sequence[str]) -> list[int]:
@@ -184,7 +183,8 @@ def get_cell_attention(
     with calm_for(model):
         for row, genes, received in _received(model, adata, batch_size):
             is_gene = genes < len(model.genes)  # not the end token
-            parts.append((received[is_gene], np.full(is_gene.sum(), row), genes[is_gene]))
+            rows = np.full(is_gene.sum(), row)
+            parts.append((received[is_gene], rows, genes[is_gene]))
     values, rows, columns = (np.concatenate(part) for part in zip(*parts, strict=True))
     shape = (cells_of(model, adata).n_obs, len(model.genes))
     csr = sparse.csr_matrix((values.astype(np.float32), (rows, columns)), shape=shape)
@@ -232,15 +232,16 @@ def _received(
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Row, genes (n,) and the attention they receive, (*levels, n), of every cell."""
     attention: Infer = infer or model.module.gene_attention
-    averaged = [axis for name, axis in (("head", 2), ("layer", 1)) if name not in levels]
-    for cells, rows in batches(model, token_rows(model, adata), batch_size, "attention"):
+    data = token_rows(model, adata)
+    for cells, rows in batches(model, data, batch_size, "attention"):
         with enough_memory(model.config, batch_size, training=False):
             received = attention(**cells).transpose(0, 1)  # (b, layers, h, n)
-        for axis in averaged:
-            received = received.mean(axis)
-        attends = (cells.get("weight", torch.ones(cells["tokens"].shape)) > 0).cpu().numpy()
-        of_cells = zip(rows, genes_of(cells), received.cpu().numpy(), attends, strict=True)
-        for row, its_genes, its_attention, attending in of_cells:
+        for level, axis in (("head", 2), ("layer", 1)):
+            received = received if level in levels else received.mean(axis)
+        tokens = cells["tokens"]
+        attends = (cells.get("weight", torch.ones(tokens.shape)) > 0).cpu().numpy()
+        columns = (rows, genes_of(cells), received.cpu().numpy(), attends)
+        for row, its_genes, its_attention, attending in zip(*columns, strict=True):
             yield int(row), its_genes[attending], its_attention[..., attending]
 
 
@@ -253,19 +254,19 @@ def attention_layers(
     the mean token of a gene in the cells of the group; genes that none of them expresses are left
     out.
     """
-    attention = get_gene_attention(model, groups, adata, reduce="heads", batch_size=batch_size)
+    infer = model.module.gene_attention
+    attention = _of_groups(model, groups, adata, "heads", batch_size, infer)
     tokens, _ = _checks.counts.tokens(adata, model.layer)
     rows = []
     for group in attention.columns.unique("group"):
         of_cells = tokens[(groups.astype(str) == group).to_numpy()]
         counts = np.asarray(of_cells.sum(axis=0, dtype=np.int64)).ravel()
-        abundance = pd.Series(counts, adata.var_names).reindex(attention.index).fillna(0)
+        abundance = pd.Series(counts, adata.var_names).reindex(attention.index)
         expressed = (abundance > 0).to_numpy()
         for layer in range(model.config.n_layers):
-            heads = pd.DataFrame(attention.xs((group, layer), axis=1, level=("group", "layer")))
+            heads = pd.DataFrame(attention[(group, layer)])[expressed]
             for head, values in heads.assign(**{MEAN: heads.mean(axis=1)}).items():
-                r = float(stats.spearmanr(values[expressed], abundance[expressed]).statistic)
-                rows.append(
-                    {"group": str(group), "layer": layer, "head": str(head), "abundance": r}
-                )
+                r = float(stats.spearmanr(values, abundance[expressed]).statistic)
+                row = {"group": str(group), "layer": layer, "head": str(head)}
+                rows.append(row | {"abundance": r})
     return attention, pd.DataFrame(rows).rename(index=str)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Final, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -26,17 +25,6 @@ from scbert_cll.nn.performer import Performer
 Method = Literal["gate_gradient", "gradient_input", "integrated_gradients", "rollout"]
 METHODS: Final = get_args(Method)
 _BLIND: Final = 0.6  # AUROC within donors, below which there is little to attribute
-
-# attribution of each token (b, n), and the error of each cell's sum where there is one
-type _Infer = Callable[[Performer, Cells, Tensor, int], tuple[Tensor, Tensor | None]]
-_METHODS: Final[dict[str, _Infer]] = {
-    "gate_gradient": lambda net, cells, to, _: (attribution.gate_gradient(net, cells, to), None),
-    "gradient_input": lambda net, cells, to, _: (attribution.gradient_input(net, cells, to), None),
-    "integrated_gradients": lambda net, cells, to, n: attribution.integrated_gradients(
-        net, cells, to, n
-    )[::2],
-    "rollout": lambda net, cells, *_: (attribution.rollout(net, cells), None),
-}
 
 
 class Attribution(NamedTuple):
@@ -100,9 +88,10 @@ def get_gene_attribution(
         ``"gradient_input"`` or ``"integrated_gradients"`` of a model with
         ``tokens="expressed"``, an unknown class, or not one group per cell.
     """
-    infer = _METHODS[choice(method, METHODS, "method")]
+    choice(method, METHODS, "method")
     contrast = attribution.contrast_of(len(model.classes), code_of(model, target))
-    if method in ("gradient_input", "integrated_gradients") and model.config.n_zeros == 0:
+    needs_zeros = method in ("gradient_input", "integrated_gradients")
+    if needs_zeros and model.config.n_zeros == 0:
         raise ValueError(
             f'method="{method}" starts from genes that are not expressed, and a model with '
             f'tokens="{model.config.tokens}" has never seen one: its answer there is arbitrary. '
@@ -117,22 +106,35 @@ def get_gene_attribution(
     with calm_for(model):
         for cells, rows in batches(model, data, batch_size, "attribution"):
             with enough_memory(model.config, batch_size, training=True):
-                effects, off = infer(model.module, cells, contrast, n_steps)
-            effect, expressed = effects.detach().cpu().numpy(), (cells["tokens"] > 0).cpu().numpy()
+                effects, off = _effects(method, model.module, cells, contrast, n_steps)
+            effect = effects.detach().cpu().numpy()
+            expressed = (cells["tokens"] > 0).cpu().numpy()
             genes = genes_of(cells)
             group = np.broadcast_to(codes[grouped[rows]][:, None], genes.shape)
-            for total, values in zip(
-                sums, (effect, np.abs(effect) * expressed, expressed), strict=True
-            ):
-                np.add.at(total, (group, genes), values)
+            parts = (effect, np.abs(effect) * expressed, expressed)
+            for total, part in zip(sums, parts, strict=True):
+                np.add.at(total, (group, genes), part)
             if off is not None:
                 error[grouped[rows]] = off.cpu().numpy()
-    n_cells, (total, size, n_expressing) = np.bincount(codes[grouped], minlength=len(names)), sums
-    tables = (total / n_cells[:, None], size / np.maximum(n_expressing, 1), n_expressing)
-    values, sizes, expressing = (
-        pd.DataFrame(table.T[: len(model.genes)], model.genes, names) for table in tables
-    )
-    return Attribution(values, sizes, expressing, error if np.isfinite(error).any() else None)
+    n_cells = np.bincount(codes[grouped], minlength=len(names))[:, None]
+    total, size, n_expressing = sums[..., : len(model.genes)]
+    means = (total / n_cells, size / np.maximum(n_expressing, 1), n_expressing)
+    values, sizes, expressing = (pd.DataFrame(m.T, model.genes, names) for m in means)
+    errors = error if np.isfinite(error).any() else None
+    return Attribution(values, sizes, expressing, errors)
+
+
+def _effects(
+    method: Method, network: Performer, cells: Cells, contrast: Tensor, n_steps: int
+) -> tuple[Tensor, Tensor | None]:
+    """Attribution of each token (b, n), and the error of each cell's sum where there is one."""
+    if method == "gate_gradient":
+        return attribution.gate_gradient(network, cells, contrast), None
+    if method == "gradient_input":
+        return attribution.gradient_input(network, cells, contrast), None
+    if method == "rollout":
+        return attribution.rollout(network, cells), None
+    return attribution.integrated_gradients(network, cells, contrast, n_steps)[::2]
 
 
 def held_out_auroc(
@@ -151,7 +153,8 @@ def held_out_auroc(
     if split_key not in adata.obs or model.labels_key not in adata.obs:
         return float("nan")
     parts = _checks.adata.split(adata, split_key, need=()).to_numpy()
-    labels = _checks.people.class_names(_checks.adata.obs_column(adata, model.labels_key))
+    column = _checks.adata.obs_column(adata, model.labels_key)
+    labels = _checks.people.class_names(column)
     is_known = labels.isin(model.classes).to_numpy()
     is_known = is_known if donors is None else is_known & donors.notna().to_numpy()
     of_parts = [is_known & (parts == part) for part in (_keys.TEST, _keys.VAL)]
@@ -163,7 +166,8 @@ def held_out_auroc(
     network = predict_parts(model, adata[rows], batch_size=batch_size).network
     proba = network[target].to_numpy()
     who = None if donors is None else donors[rows].to_numpy()
-    name, both = "auroc" if who is None else "auroc_within", np.column_stack([1 - proba, proba])
+    name = "auroc" if who is None else "auroc_within"
+    both = np.column_stack([1 - proba, proba])
     auroc = float(score(name, positive, both, ["others", "target"], donors=who).value)
     if auroc < _BLIND:
         warnings.warn(

@@ -19,26 +19,28 @@ def coded(groups: pd.Series, cells: AnnData) -> tuple[np.ndarray, list[str]]:
     """Number of each cell's group, -1 where it has none, and the groups' names."""
     _checks.adata.one_group_per_cell(groups, cells)
     categorical = groups.astype("category").cat.remove_unused_categories()
-    return categorical.cat.codes.to_numpy(), [str(name) for name in categorical.cat.categories]
+    return categorical.cat.codes.to_numpy(), list(map(str, categorical.cat.categories))
 
 
 def evenly_spaced(codes: np.ndarray, n: int | None) -> np.ndarray:
     """Rows of at most n cells of each group, in their order."""
     members = [np.flatnonzero(codes == code) for code in range(codes.max() + 1)]
     if n is not None:
-        members = [
-            rows[np.unique(np.linspace(0, len(rows) - 1, n).astype(int))] for rows in members
-        ]
+        places = [np.linspace(0, len(rows) - 1, n).astype(int) for rows in members]
+        chosen = zip(members, places, strict=True)
+        members = [rows[np.unique(at)] for rows, at in chosen]
     return np.sort(np.concatenate(members))
 
 
 def code_of(model: Classifier, target: str | None) -> int:
     """Number of the class that is asked about: the last one where none is named."""
     classes = model.classes
-    return classes.index(classes[-1] if target is None else choice(target, classes, "target"))
+    name = classes[-1] if target is None else choice(target, classes, "target")
+    return classes.index(name)
 
 
 def genes_of(cells: Mapping[str, Tensor]) -> np.ndarray:
     """Gene of each token, (b, n)."""
     tokens = cells["tokens"]
-    return cells.get("genes", torch.arange(tokens.shape[1]).expand(tokens.shape)).cpu().numpy()
+    places = torch.arange(tokens.shape[1]).expand(tokens.shape)
+    return cells.get("genes", places).cpu().numpy()

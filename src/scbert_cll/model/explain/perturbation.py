@@ -10,6 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from lightning.pytorch.utilities import rank_zero_info
 from scipy import sparse
+from torch import Tensor
 
 from scbert_cll import _checks
 from scbert_cll._checks.words import number_in
@@ -76,7 +77,7 @@ def get_set_effects(
     of_pairs = _set_effects(logit, token_rows(model, cells), members.tocsr(), keep=keep)
     for rows, of, effect in of_pairs:
         effects[rows, of] = effect
-    return pd.DataFrame(effects, index=cells.obs_names, columns=[str(name) for name in sets])
+    return pd.DataFrame(effects, index=cells.obs_names, columns=list(map(str, sets)))
 
 
 def get_gene_occlusion(
@@ -150,13 +151,12 @@ class _Contrast(NamedTuple):
     def of(self, csr: sparse.csr_matrix) -> np.ndarray:
         """Of each cell, from its tokens: float64 (cells,)."""
         model, n = self.model, len(self.model.classes)
-        (logits,) = collect(
-            model,
-            TokenRows(csr, model.config),
-            self.batch_size,
-            [n],
-            lambda **cells: [model.module(**cells).float()],
-        )
+
+        def classify(**cells: Tensor) -> list[Tensor]:
+            return [model.module(**cells).float()]
+
+        rows = TokenRows(csr, model.config)
+        (logits,) = collect(model, rows, self.batch_size, [n], classify)
         contrast = attribution.contrast_of(n, self.code).numpy().astype(np.float64)
         return np.asarray(logits.astype(np.float64) @ contrast)
 
@@ -190,8 +190,9 @@ def _changing(
     """Pairs of cell and set in which a token changes, as many at a time as have few tokens."""
     lengths, sets = np.diff(csr.indptr).astype(np.int64), members.T.astype(np.int32)
     for start in range(0, csr.shape[0], _BLOCK):
-        inside = sparse.csr_matrix(csr[start : start + _BLOCK].astype(bool).astype(np.int32) @ sets)
-        changes = inside.toarray() < lengths[start : start + _BLOCK, None] if keep else inside
+        block = slice(start, start + _BLOCK)
+        inside = sparse.csr_matrix(csr[block].astype(bool).astype(np.int32) @ sets)
+        changes = inside.toarray() < lengths[block, None] if keep else inside
         rows, of = changes.nonzero()
         rows = rows + start
         bounds = np.flatnonzero(np.diff(lengths[rows].cumsum() // _AT_A_TIME)) + 1
@@ -257,7 +258,8 @@ def perturb_genes(
     }
     whole = token_rows(model, adata)
     before, latent = _odds(model, whole, code, batch_size)
-    for name, columns in Bar(places.items(), desc="perturbation", unit="set", disable=None):
+    bar = Bar(places.items(), desc="perturbation", unit="set", disable=None)
+    for name, columns in bar:
         csr = _set(whole.csr, columns, level)
         rows = np.flatnonzero(np.diff((csr != whole.csr).indptr) > 0)
         if model.config.n_zeros == 0:
@@ -265,8 +267,10 @@ def perturb_genes(
         if not len(rows):
             yield Change(name, rows, np.empty(0), np.empty(0, np.float32))
             continue
-        after, moved = _odds(model, TokenRows(csr[rows], model.config), code, batch_size)
-        yield Change(name, rows, after - before[rows], np.linalg.norm(moved - latent[rows], axis=1))
+        changed = TokenRows(csr[rows], model.config)
+        after, moved = _odds(model, changed, code, batch_size)
+        shift = np.linalg.norm(moved - latent[rows], axis=1)
+        yield Change(name, rows, after - before[rows], shift)
 
 
 def _odds(
@@ -286,9 +290,8 @@ def _set(csr: sparse.csr_matrix, columns: np.ndarray, level: int) -> sparse.csr_
     if level:
         n = csr.shape[0]
         rows, cols = np.repeat(np.arange(n), len(columns)), np.tile(columns, n)
-        other = other + sparse.csr_matrix(
-            (np.full(len(rows), level, csr.dtype), (rows, cols)), shape=csr.shape
-        )
+        levels = np.full(len(rows), level, csr.dtype)
+        other = other + sparse.csr_matrix((levels, (rows, cols)), shape=csr.shape)
         other = sparse.csr_matrix(other.astype(csr.dtype))
         other.sort_indices()
     return other

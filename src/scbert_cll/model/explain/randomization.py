@@ -16,7 +16,8 @@ Part = Literal["head", "blocks", "all"]
 _PARTS: Final[dict[str, tuple[str, ...]]] = {
     "head": ("head.",), "blocks": ("head.", "norm.", "blocks."), "all": ("",),
 }  # fmt: skip
-_OTHER: Final = 1810  # sets the draw apart from that of a classifier made with the same seed
+# sets the draw apart from that of a classifier made with the same seed
+_OTHER: Final = 1810
 _GENES: Final = "gene_embedding."
 
 
@@ -69,7 +70,8 @@ def untrained_on[M: Classifier](
 
 def _untrained[M: Classifier](model: M, rng: np.random.Generator) -> M:
     """The same classifier with a network of random weights, not registered with scvi-tools."""
-    setup = model.registry["setup_args"] | {"exclude_genes": []}  # `genes` are without them
+    # `genes` are without them
+    setup = model.registry["setup_args"] | {"exclude_genes": []}
     new = _scvi.detached(
         type(model),
         model.genes,

@@ -66,7 +66,8 @@ def predict(
     if soft:
         return proba
     best = proba.to_numpy().argmax(1)
-    return pd.Series(pd.Categorical.from_codes(best, pd.Index(model.classes)), index=proba.index)
+    called = pd.Categorical.from_codes(best, pd.Index(model.classes))
+    return pd.Series(called, index=proba.index)
 
 
 def predict_and_embed(
@@ -107,7 +108,7 @@ def predict_parts(
     linear = None if model.linear_ is None else model.linear_.logits(data.csr)
 
     def table(proba: np.ndarray) -> pd.DataFrame:
-        return pd.DataFrame(proba.astype(np.float32), index=adata.obs_names, columns=model.classes)
+        return pd.DataFrame(proba.astype(np.float32), adata.obs_names, model.classes)
 
     return Predictions(
         table(joined_proba(model, network, linear)),
@@ -122,11 +123,10 @@ def logits_and_latent(
 ) -> list[np.ndarray]:
     """The network's logits (cells, classes) and embeddings (cells, n_hidden), float32."""
 
-    def classify(
-        tokens: Tensor, genes: Tensor | None = None, weight: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        encodings = model.module.encode(tokens, genes, weight)
-        return model.module.head_logits(encodings, weight).float(), mean_tokens(encodings, weight)
+    def classify(**cells: Tensor) -> tuple[Tensor, Tensor]:
+        encodings, weight = model.module.encode(**cells), cells.get("weight")
+        logits = model.module.head_logits(encodings, weight).float()
+        return logits, mean_tokens(encodings, weight)
 
     widths = [len(model.classes), model.config.n_hidden]
     return collect(model, data, batch_size, widths, classify, names)
@@ -139,8 +139,8 @@ def joined_proba(model: Network, network: np.ndarray, linear: np.ndarray | None)
     elif model.combine == "residual":
         logits = network + linear
     else:
-        parts = (log_softmax(logits, axis=1) for logits in (network, linear))
-        logits = sum(share * part for share, part in zip((_SHARE, 1 - _SHARE), parts, strict=True))
+        ours, theirs = (log_softmax(part, axis=1) for part in (network, linear))
+        logits = _SHARE * ours + (1 - _SHARE) * theirs
     return np.asarray(softmax(logits, axis=1))
 
 
@@ -155,9 +155,12 @@ def fit_beside(model: Classifier, cells: Examples) -> np.ndarray | None:
     """Fit the model's linear part; its logits for every cell where the network learns the rest."""
     model.linear_ = fit_linear(cells)
     usable(model.linear_.arrays(), "The logistic regression beside the network")
-    return out_of_fold_logits(model.linear_, cells) if model.combine == "residual" else None
+    if model.combine != "residual":
+        return None
+    return out_of_fold_logits(model.linear_, cells)
 
 
 def loss_of_logits(logits: np.ndarray, codes: np.ndarray, weights: np.ndarray) -> float:
     """Cross-entropy as training computes it for validation cells, whose weights have mean 1."""
-    return float(np.mean(-log_softmax(logits, axis=1)[np.arange(len(codes)), codes] * weights))
+    of_class = log_softmax(logits, axis=1)[np.arange(len(codes)), codes]
+    return float(np.mean(-of_class * weights))

@@ -67,25 +67,25 @@ class Examples(NamedTuple):
 
     def fitted(self, rows: np.ndarray, strength: float) -> LinearPart:
         """The regression fitted to some rows."""
-        model = make_pipeline(
-            StandardScaler(with_mean=False), LogisticRegression(C=strength, max_iter=2000)
-        )
+        logistic = LogisticRegression(C=strength, max_iter=2000)
+        model = make_pipeline(StandardScaler(with_mean=False), logistic)
         weights = {"logisticregression__sample_weight": self.weights[rows]}
         model.fit(self.tokens[rows].astype(np.float64), self.codes[rows], **weights)
         scaler, regression = model[0], model[-1]
-        coefficients, intercept = regression.coef_ / scaler.scale_, regression.intercept_
-        if len(coefficients) == 1:  # scikit-learn keeps the second class' logit against the first
+        coefficients = regression.coef_ / scaler.scale_
+        intercept = regression.intercept_
+        # scikit-learn keeps the second class' logit against the first
+        if len(coefficients) == 1:
             coefficients = np.concatenate([np.zeros_like(coefficients), coefficients])
             intercept = np.concatenate([[0.0], intercept])
         return LinearPart(coefficients, intercept, strength)
 
     def loss(self, train: np.ndarray, val: np.ndarray, strength: float) -> float:
         """Weighted log-loss of rows that are left out."""
-        proba, classes = self.fitted(train, strength).proba(self.tokens[val]), self.codes[train]
-        weights = self.weights[val]
-        return float(
-            log_loss(self.codes[val], proba, labels=np.unique(classes), sample_weight=weights)
-        )
+        proba = self.fitted(train, strength).proba(self.tokens[val])
+        y, weights, labels = self.codes[val], self.weights[val], self.codes[train]
+        labels = np.unique(labels)
+        return float(log_loss(y, proba, labels=labels, sample_weight=weights))
 
 
 def fit_linear(cells: Examples) -> LinearPart:
@@ -100,7 +100,7 @@ def fit_linear(cells: Examples) -> LinearPart:
         if not cells.can_hold_out:
             return cells.fitted(cells.train, _DEFAULT)
         folds = cells.inner_folds()
-    losses = [np.mean([cells.loss(*fold, strength) for fold in folds]) for strength in STRENGTHS]
+    losses = [np.mean([cells.loss(*fold, c) for fold in folds]) for c in STRENGTHS]
     return cells.fitted(cells.train, STRENGTHS[int(np.argmin(losses))])
 
 
@@ -113,5 +113,6 @@ def out_of_fold_logits(part: LinearPart, cells: Examples) -> np.ndarray:
     """
     logits = part.logits(cells.tokens)
     for fit, left_out in cells.inner_folds() if cells.can_hold_out else []:
-        logits[left_out] = cells.fitted(fit, part.strength).logits(cells.tokens[left_out])
+        of_fold = cells.fitted(fit, part.strength)
+        logits[left_out] = of_fold.logits(cells.tokens[left_out])
     return logits

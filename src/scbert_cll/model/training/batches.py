@@ -90,10 +90,10 @@ class TokenRows(Dataset[Batch]):
     """
 
     def __init__(
-        self, csr: sparse.csr_matrix, config: Config, *, seed: int = 0, **columns: np.ndarray
+        self, csr: sparse.csr_matrix, config: Config, seed: int = 0, **columns: np.ndarray
     ) -> None:
         self.csr, self.config, self.seed = csr, config, seed
-        self.columns = {name: torch.as_tensor(column) for name, column in columns.items()}
+        self.columns = {name: torch.as_tensor(part) for name, part in columns.items()}
         self._order: dict[int | None, Tensor | None] = {}
 
     def __len__(self) -> int:
@@ -263,9 +263,9 @@ class TokenSplits(ResumableData):
     def __init__(self, data: TokenRows, parts: Mapping[str, np.ndarray], *, seed: int) -> None:
         super().__init__()
         self.data, self.batch_size, self.seed = data, 32, seed
-        self.train_idx, self.val_idx, self.test_idx = (
-            parts.get(part, np.zeros(0, np.int64)) for part in SPLIT_ORDER
-        )
+        none = np.zeros(0, np.int64)
+        rows = [parts.get(part, none) for part in SPLIT_ORDER]
+        self.train_idx, self.val_idx, self.test_idx = rows
         self.n_train, self.n_val = len(self.train_idx), len(self.val_idx)
         if "proteins" in data.columns:
             self.n_proteins = data.columns["proteins"].shape[1]
@@ -318,9 +318,8 @@ def random_split(n: int, fraction: float, seed: int) -> dict[str, np.ndarray]:
 def take_columns(csr: sparse.csr_matrix, columns: np.ndarray) -> sparse.csr_matrix:
     """Columns by number, -1 for one of zeros; sorted, and without stored zeros."""
     if not np.array_equal(columns, np.arange(csr.shape[1])):
-        padded = sparse.csr_matrix(
-            (csr.data, csr.indices, csr.indptr), shape=(csr.shape[0], csr.shape[1] + 1)
-        )
+        shape = (csr.shape[0], csr.shape[1] + 1)
+        padded = sparse.csr_matrix((csr.data, csr.indices, csr.indptr), shape=shape)
         csr = padded[:, columns]  # -1 is the added column of zeros
     is_clean = csr.has_canonical_format and bool(csr.data.all())
     csr = sparse.csr_matrix(csr, copy=not is_clean)

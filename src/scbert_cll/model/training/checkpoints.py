@@ -33,15 +33,9 @@ from scbert_cll._disk.formats import Json, digest, same, versions, write_json
 from scbert_cll._disk.left_overs import only_writer
 from scbert_cll._process import in_main_thread
 from scbert_cll.model._tensors import bits
+from scbert_cll.model.training import run_settings
 from scbert_cll.model.training.history import History
 from scbert_cll.model.training.options import Fit
-from scbert_cll.model.training.run_settings import (
-    LIBRARIES,
-    MAY_CHANGE,
-    comparable,
-    news,
-    refuse_other_run,
-)
 from scbert_cll.nn.config import renamed
 
 RUN: Final = "run"  # the settings of the run, in a checkpoint
@@ -54,9 +48,8 @@ _SEALED: Final = len(_MARK) + 2 * _SHA256 + 1
 _LENGTH: Final = struct.pack("<H", _SEALED)  # in place of the length 0 of no comment
 _PART: Final = 2**20
 _KEPT: Final = 2  # should the newest be damaged, there is the one before
-_SIGNALS: Final = [
-    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)
-]
+_NAMES: Final = ("SIGTERM", "SIGUSR1")  # the second is not on every system
+_SIGNALS: Final = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
 
 
 # ---- the file
@@ -110,9 +103,8 @@ class WholeCheckpoints(TorchCheckpointIO):
         """
         path, parts = Path(path), _parts(checkpoint)
         try:
-            in_place.replace(
-                path, partial(_write, parts=parts), partial(self._is, checkpoint=checkpoint)
-            )
+            is_same = partial(self._is, checkpoint=checkpoint)
+            in_place.replace(path, partial(_write, parts=parts), is_same)
         except OSError as error:
             raise OSError(
                 error.errno,
@@ -133,7 +125,8 @@ class WholeCheckpoints(TorchCheckpointIO):
             It holds more than tensors and plain values, or is not whole.
         """
         try:
-            checkpoint: Json = torch.load(path, map_location or "cpu", weights_only=True)
+            place = map_location or "cpu"
+            checkpoint: Json = torch.load(path, place, weights_only=True)
         except (OSError, MemoryError):
             raise
         except Exception as error:
@@ -160,7 +153,8 @@ def _parts(checkpoint: Json) -> list[memoryview | bytes]:
     torch.save(checkpoint, memory)
     content = memory.getbuffer()[: -len(_LENGTH)]
     # what makes a run another run
-    run = digest({name: settings[name] for name in settings if name != MAY_CHANGE})
+    may_change = run_settings.MAY_CHANGE
+    run = digest({name: settings[name] for name in settings if name != may_change})
     return [content, _seal(hashlib.sha256(content), run.encode())]
 
 
@@ -200,7 +194,7 @@ class Run:
 
         Hand over the checkpoint to go on from.
         """
-        self.settings = comparable(settings)
+        self.settings = run_settings.comparable(settings)
         # one of several processes
         writes = int(getattr(rank_zero_only, "rank", 0)) == 0
         with only_writer(self.folder, "the checkpoints") if writes else nullcontext():
@@ -240,8 +234,9 @@ class Run:
             )
         begun = WholeCheckpoints().load_checkpoint(newest).get(RUN, {})
         begun = {**begun, "network": renamed(begun.get("network", {}))}
-        refuse_other_run(self.folder, begun, self.settings)
-        rank_zero_info(f"Going on from {newest}. {news(begun, self.settings)}".strip())
+        run_settings.refuse_other_run(self.folder, begun, self.settings)
+        news = run_settings.news(begun, self.settings)
+        rank_zero_info(f"Going on from {newest}. {news}".strip())
 
 
 # ---- when they are written
@@ -281,8 +276,8 @@ class Checkpoints(L.Callback):
         """Take the history along, and what the run was begun with."""
         checkpoint[RUN] = self.run.settings
         history = getattr(trainer.logger, "history", None) or {}
-        checkpoint["history"] = {name: table[name].to_dict() for name, table in history.items()}
-        checkpoint["versions"] = versions(*LIBRARIES)
+        checkpoint["history"] = {name: t[name].to_dict() for name, t in history.items()}
+        checkpoint["versions"] = versions(*run_settings.LIBRARIES)
 
     def on_load_checkpoint(self, trainer: L.Trainer, _: object, checkpoint: Json) -> None:
         """Go on with the history."""
@@ -307,7 +302,8 @@ class Checkpoints(L.Callback):
         done, every = batch_idx + 1, trainer.val_check_batch
         if done >= trainer.num_training_batches:
             return True
-        return bool(trainer.enable_validation and every and every > 1 and done % every == 0)
+        is_due = every and every > 1 and done % every == 0
+        return bool(trainer.enable_validation and is_due)
 
     def _save(self, trainer: L.Trainer) -> None:
         path = self.run.folder / f"step_{trainer.global_step}.ckpt"
@@ -329,7 +325,8 @@ class Checkpoints(L.Callback):
         job = os.environ.get("SLURM_JOB_ID")
         if trainer.is_global_zero and job and self.run.signalled != signal.SIGTERM:
             if "SLURM_ARRAY_JOB_ID" in os.environ:
-                job = "{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}".format_map(os.environ)
+                whole = "{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}"
+                job = whole.format_map(os.environ)
             subprocess.run(["scontrol", "requeue", job], check=False)  # noqa: S603, S607
         rank_zero_info(
             f"Stopped on request; {path} is whole, and the same command goes on from it."

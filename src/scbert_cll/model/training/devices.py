@@ -30,17 +30,8 @@ _CELLS: Final = 4  # of a first rehearsal
 _NO_TIME: Final = 0.2  # seconds
 _STATUS: Final = Path("/proc/self/status")
 _PRECISIONS: Final = (
-    "32-true",
-    "32",
-    "None",
-    "bf16-mixed",
-    "16-mixed",
-    "bf16-true",
-    "16-true",
-    "64-true",
-    "bf16",
-    "16",
-    "64",
+    *("32-true", "32", "None", "bf16-mixed", "16-mixed", "bf16-true"),
+    *("16-true", "64-true", "bf16", "16", "64"),
 )
 _HELP: Final = 'Pass accelerator="auto", which takes a GPU where there is one, or "cpu".'
 
@@ -144,17 +135,15 @@ def _can_compute(precision: Any, kind: str) -> None:
         raise ValueError(
             f'precision={precision!r} needs a GPU; a CPU has "bf16-mixed", or leave precision out.'
         )
-    if (
-        name.startswith("bf16")
-        and kind == "cuda"
-        and not torch.cuda.is_bf16_supported(including_emulation=False)
-    ):
+    on_cuda = name.startswith("bf16") and kind == "cuda"
+    if on_cuda and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ValueError(
             f"precision={precision!r} needs a GPU with bfloat16, which "
             f'{torch.cuda.get_device_name()} has not; take "16-mixed".'
         )
     if name.startswith("64") and kind == "mps":
-        raise ValueError(f"precision={precision!r} is not for GPUs of Apple; leave precision out.")
+        why = "is not for GPUs of Apple; leave precision out"
+        raise ValueError(f"precision={precision!r} {why}.")
 
 
 class Plan(Protocol):
@@ -195,12 +184,13 @@ class Rehearsal:
         buffers = copy.deepcopy(dict(module.named_buffers()))
         precision = str(self.precision)
         low = torch.bfloat16 if precision.startswith("bf16") else torch.float16
+        is_mixed, kind = "mixed" in precision, self.device.type
         try:
             with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
                 for _ in range(2):  # the first step warms up
                     before = _memory(self.device, start=True)
                     start = time.perf_counter()
-                    with torch.autocast(self.device.type, low, enabled="mixed" in precision):
+                    with torch.autocast(kind, low, enabled=is_mixed):
                         loss = self.plan.loss(batch)
                     loss.backward()  # type: ignore[no-untyped-call]
                     float(loss.detach())  # waits for a GPU

@@ -24,7 +24,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from scbert_cll import _checks
 from scbert_cll._keys import SPLIT_ORDER, TRAIN, VAL
-from scbert_cll._process import as_it_was
+from scbert_cll._process import as_it_was, one_at_a_time
 from scbert_cll.model import _scvi
 from scbert_cll.model._inference import calm_for, cells_of, token_rows
 from scbert_cll.model._protocols import Classifier, Network
@@ -33,19 +33,11 @@ from scbert_cll.model.corpus import start
 from scbert_cll.model.corpus.data import CorpusData
 from scbert_cll.model.linear.ensemble import fit_beside, loss_of_logits
 from scbert_cll.model.linear.regression import Examples
-from scbert_cll.model.training import callbacks, checkpoints
+from scbert_cll.model.training import callbacks, checkpoints, plans
 from scbert_cll.model.training.batches import ResumableData, TokenSplits, random_split
 from scbert_cll.model.training.devices import Rehearsal, enough_memory, training_device
 from scbert_cll.model.training.history import History, Throughput, loggers, step_bar
-from scbert_cll.model.training.options import (
-    Finetuning,
-    Fit,
-    Pretraining,
-    as_seed,
-    one_at_a_time,
-    seeded,
-)
-from scbert_cll.model.training.plans import ClassifyPlan, Plan, PretrainPlan, leave_trainable
+from scbert_cll.model.training.options import Finetuning, Pretraining, as_seed, seeded
 from scbert_cll.model.training.run_settings import settings_of
 
 _CELL_PASSES: Final = 10_000
@@ -63,7 +55,7 @@ def pretrain(model: Network, options: Pretraining, corpus: CorpusData | None) ->
         data = TokenSplits(rows, _parts_of(model, options.split_key, seed), seed=seed)
     else:
         data = start.attached(model, corpus, seed)
-    plan = PretrainPlan(model.module, options, seed)
+    plan = plans.PretrainPlan(model.module, options, seed)
     with callbacks.trained_or_as_before(model) as outcome:
         _Training(model, plan, data, options, outcome, options.max_epochs).run()
 
@@ -82,9 +74,9 @@ def finetune(model: Classifier, options: Finetuning, corpus: CorpusData | None) 
         else:
             data, loss = start.labelled(model, corpus, seed, options.columns), math.inf
             options = options.without_columns()
-        leave_trainable(model.module, options.freeze)
+        plans.leave_trainable(model.module, options.freeze)
         with seeded(seed):
-            plan = ClassifyPlan(model.module, options, seed, data.n_proteins)
+            plan = plans.ClassifyPlan(model.module, options, seed, data.n_proteins)
         # fewer passes over more cells: some hundred steps are needed, and more than 20 overfit
         usual = int(np.clip(_CELL_PASSES // max(data.n_labelled, 1), *_EPOCHS))
         max_epochs = options.max_epochs or usual
@@ -122,14 +114,15 @@ def _labelled(model: Classifier, options: Finetuning, seed: int) -> tuple[TokenS
     weights = _weights(adata, options.weight_key, codes, parts)
     parts[TRAIN] = parts[TRAIN][weights[parts[TRAIN]] > 0]
     data = token_rows(model, None, seed=seed, labels=codes, weights=weights)
-    examples = Examples(data.csr, codes, weights, parts[TRAIN], parts[VAL], groups, seed)
+    train, val = parts[TRAIN], parts[VAL]
+    examples = Examples(data.csr, codes, weights, train, val, groups, seed)
     offset = fit_beside(model, examples)
     loss = math.inf
     if offset is not None:
         data.columns["offset"] = torch.from_numpy(offset.astype(np.float32))
         if not model.is_trained_:  # begin with the linear part alone
             model.module.zero_head()
-            if len(val := parts[VAL]):
+            if len(val):
                 loss = loss_of_logits(offset[val], codes[val], weights[val])
     if options.protein_key is not None:
         parts[TRAIN] = np.sort(np.concatenate([parts[TRAIN], unlabelled]))
@@ -189,9 +182,9 @@ class _Training:
     """
 
     model: Network
-    plan: Plan
+    plan: plans.Plan
     data: ResumableData
-    options: Fit
+    options: Pretraining | Finetuning
     outcome: callbacks.Outcome
     max_epochs: int
     loss: float = math.inf

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any, Final
 
@@ -22,10 +22,7 @@ from scbert_cll.model.training.options import Logging
 _EVERY: Final = 10  # steps between two looks at the speed
 _LOGGED: Final = 100  # steps between two lines of a log file
 Folder = str | PathLike[str] | None
-_LOGGERS: Final[Mapping[str, Callable[..., Logger]]] = {
-    "csv": CSVLogger,
-    "tensorboard": TensorBoardLogger,
-}
+_LOGGERS: Final = {"csv": CSVLogger, "tensorboard": TensorBoardLogger}
 
 
 class History(Logger):
@@ -95,7 +92,8 @@ def _logger(logger: str | Logger, folder: Folder) -> Logger:
             f'logger="{logger}" writes into the folder of the run: name checkpoint_dir="run", '
             f'or hand over a logger of Lightning, e.g. CSVLogger("logs").'
         )
-    return _LOGGERS[logger](folder, name="logs")
+    made: Logger = _LOGGERS[logger](folder, name="logs")
+    return made
 
 
 def step_bar() -> TQDMProgressBar:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -22,6 +21,7 @@ from lightning.pytorch.loggers import Logger
 from scbert_cll._checks.words import choice, keywords, number_in, share
 from scbert_cll._disk.formats import Json
 from scbert_cll._keys import DONOR
+from scbert_cll._process import one_at_a_time
 from scbert_cll.model import _scvi
 from scbert_cll.model.linear.regression import COMBINE, Combine
 from scbert_cll.model.training.devices import training_device
@@ -49,15 +49,11 @@ PRESETS: Final[Mapping[str, Json]] = {
 _DERIVED: Final = {"n_genes", "n_bins", "n_classes"}
 _NETWORK: Final = [f.name for f in fields(Config) if f.name not in _DERIVED]
 _WORDS: Final = {name: get_args(kind) for name, kind in get_type_hints(Config).items()}
-_LEAST: Final = {  # of numbers
-    "n_hidden": 1,
-    "n_layers": 1,
-    "n_heads": 1,
-    "dim_head": 1,
-    "n_random_features": 0,
-    "n_feedforward": 1,
-    "n_background": 1,
-}
+_FROM_ONE: Final = (
+    *("n_hidden", "n_layers", "n_heads"),
+    *("dim_head", "n_feedforward", "n_background"),
+)
+_LEAST: Final = {"n_random_features": 0, **dict.fromkeys(_FROM_ONE, 1)}  # of numbers
 
 Logging = str | Logger | None
 BatchSize = int | Literal["auto"]
@@ -66,7 +62,6 @@ _FREEZE: Final = ("none", "encoder", "scbert")
 _COLUMNS: Final = ("split_key", "weight_key", "donor_key", "protein_key")
 _NO_OPTIONS: Final = ("self", "kwargs", "trainer", "train")
 _LARGEST: Final = float(np.finfo(np.float32).max)  # what networks compute with
-one_at_a_time: Final = threading.RLock()
 
 
 def as_seed(rng: int | np.random.Generator | None) -> int:
@@ -101,13 +96,7 @@ def check_network(network: Mapping[str, Any], *others: str) -> None:
         share(network["dropout"], "dropout")
 
 
-def config_of(
-    n_genes: int,
-    binning: Mapping[str, Any],
-    preset: str,
-    network: Mapping[str, Any],
-    n_classes: int,
-) -> Config:
+def config_of(n_genes: int, binning: Json, preset: str, network: Json, n_classes: int) -> Config:
     """Dimensions of a network: the preset, and what `network` has in its place."""
     choice(preset, list(PRESETS), "preset")
     check_network(network)
@@ -150,9 +139,7 @@ class Fit:
     trainer: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(
-        cls, what: str, named: Mapping[str, Any], further: Mapping[str, Any], *without: str
-    ) -> Self:
+    def of(cls, what: str, named: Json, further: Json, *without: str) -> Self:
         """Options of a call of `what`, in which names are looked at before anything is done.
 
         Parameters

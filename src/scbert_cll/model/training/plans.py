@@ -42,9 +42,10 @@ class Plan(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Give vectors and biases no weight decay, as usual."""
-        trained, decay = [p for p in self.parameters() if p.requires_grad], self.weight_decay
+        trained = [p for p in self.parameters() if p.requires_grad]
+        matrices = [p for p in trained if p.ndim > 1]
         groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": decay},
+            {"params": matrices, "weight_decay": self.weight_decay},
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=self.lr)
@@ -85,10 +86,12 @@ class Plan(L.LightningModule):
                 mean = value.detach()
                 self.count(name, torch.stack([mean * n, torch.full_like(mean, n)]))
             else:
-                self._log(name, value, batch_size=n, sync_dist=self.trainer.world_size > 1)
+                several = self.trainer.world_size > 1
+                self._log(name, value, batch_size=n, sync_dist=several)
 
     def _log(self, name: str, value: Tensor | float, **how: Any) -> None:
-        self.log(name, value, prog_bar=name in _IN_BAR, on_step=False, on_epoch=True, **how)
+        in_bar = name in _IN_BAR
+        self.log(name, value, prog_bar=in_bar, on_step=False, on_epoch=True, **how)
 
     def count(self, name: str, sums: Tensor) -> None:
         """Add to the sums of the epoch."""
@@ -105,9 +108,8 @@ class Plan(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: Json) -> None:
         """For a checkpoint; of several processes what all of them found."""
-        checkpoint["so_far"] = {
-            name: self._of_all(sums).cpu() for name, sums in sorted(self.so_far.items())
-        }
+        so_far = sorted(self.so_far.items())
+        checkpoint["so_far"] = {name: self._of_all(sums).cpu() for name, sums in so_far}
 
     def on_load_checkpoint(self, checkpoint: Json) -> None:
         """From a checkpoint; one process goes on with what all had found."""
@@ -166,14 +168,11 @@ class PretrainPlan(Plan):
 
     def _guess(self, batch: Batch, seed: int) -> tuple[int, dict[str, Tensor]]:
         """Number of hidden genes, their loss, and how often the guess and the commonest hit."""
-        generator = torch.Generator().manual_seed(seed)
+        rng, share = torch.Generator().manual_seed(seed), self.mask_fraction
         encodings, targets, majority = [], [], []
         for cells in batch["cells"]:
-            tokens = cells["tokens"]
-            mask = self.module.config.mask_token
-            seen, chosen = mask_tokens(
-                tokens, mask, fraction=self.mask_fraction, generator=generator
-            )
+            tokens, mask = cells["tokens"], self.module.config.mask_token
+            seen, chosen = mask_tokens(tokens, mask, fraction=share, generator=rng)
             encodings.append(self.module.encode(**{**cells, "tokens": seen}, at=chosen))
             commonest = _commonest_bin(tokens).unsqueeze(-1).expand_as(tokens)
             targets.append(tokens[chosen])
@@ -217,7 +216,8 @@ class ClassifyPlan(Plan):
         if self.token_drop:
             generator = torch.Generator().manual_seed(self.step_seed())
             whole, most = batch["cells"], self.token_drop
-            batch = {**batch, "cells": [_drop(cells, most, generator) for cells in whole]}
+            dropped = [_drop(cells, most, generator) for cells in whole]
+            batch = {**batch, "cells": dropped}
         classes, proteins = self._step(batch, "train")
         return {"loss": classes + proteins, "train_loss": classes.detach()}
 

@@ -116,7 +116,8 @@ def news(begun: Json, now: Json) -> str:
     pairs = _differences(begun.get(MAY_CHANGE, {}), now[MAY_CHANGE])
     if not (changes := ", ".join(words for _, words in pairs)):
         return ""
-    return f"Since it was written {changes}: the weights may differ in their last digits."
+    differ = "the weights may differ in their last digits"
+    return f"Since it was written {changes}: {differ}."
 
 
 def _differences(begun: Json, now: Json) -> Iterator[tuple[str, str]]:
