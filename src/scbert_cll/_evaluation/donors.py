@@ -88,13 +88,14 @@ def _agreement(donors: pd.DataFrame) -> dict[str, object]:
         reason = fewer if n else "no donors"
     elif flat := [side.name for side in (observed, predicted) if side.nunique() == 1]:
         reason = f"every donor has the same {flat[0]} percentage"
+    rho = np.nan if reason else float(spearmanr(observed, predicted).statistic)
     return {
         "n_donors": n,
         "n_agree": agree,
         "share": agree / n if n else np.nan,
         "low": low,
         "high": high,
-        "spearman": np.nan if reason else float(spearmanr(observed, predicted).statistic),
+        "spearman": rho,
         "mae": (observed - predicted).abs().mean(),
         "note": reason and f"Spearman: {reason}",
     }

@@ -106,7 +106,7 @@ def train_scvi(adata: AnnData, *, max_epochs: int | None, seed: int) -> SCVI:
 
 
 def train_scanvi(
-    adata: AnnData, labels_key: str, unlabelled: str, *, max_epochs: int | None, seed: int
+    adata: AnnData, labels_key: str, unlabelled: str, max_epochs: int | None, seed: int
 ) -> SCANVI:
     """Train scVI, and scANVI started from it."""
     first = train_scvi(adata, max_epochs=max_epochs, seed=seed)

@@ -277,7 +277,7 @@ def _odds(
     model: Classifier, data: TokenRows, code: int, batch_size: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log-odds of a class as it is predicted (cells,), and embeddings (cells, n_hidden)."""
-    logits, latent = ensemble.logits_and_latent(model, data, batch_size)
+    logits, latent = ensemble.logits_and_latent(model, data, batch_size, None)
     linear = None if model.linear_ is None else model.linear_.logits(data.csr)
     joined = ensemble.joined_proba(model, logits.astype(np.float64), linear)
     proba = np.clip(joined[:, code], _LEAST, 1 - _LEAST)

@@ -119,7 +119,7 @@ def predict_parts(
 
 
 def logits_and_latent(
-    model: Classifier, data: TokenRows, batch_size: int | None, names: pd.Index | None = None
+    model: Classifier, data: TokenRows, batch_size: int | None, names: pd.Index | None
 ) -> list[np.ndarray]:
     """The network's logits (cells, classes) and embeddings (cells, n_hidden), float32."""
 

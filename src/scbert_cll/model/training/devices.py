@@ -33,7 +33,6 @@ _PRECISIONS: Final = (
     *("32-true", "32", "None", "bf16-mixed", "16-mixed", "bf16-true"),
     *("16-true", "64-true", "bf16", "16", "64"),
 )
-_HELP: Final = 'Pass accelerator="auto", which takes a GPU where there is one, or "cpu".'
 
 
 def training_device(trainer: Mapping[str, Any]) -> torch.device:
@@ -89,7 +88,8 @@ def _kind(accelerator: Any) -> str:
         names = {"cuda": "an NVIDIA GPU", "mps": "a GPU of Apple", "tpu": "a TPU"}
         raise ValueError(
             f"accelerator={accelerator!r} asks for {names.get(kind, kind)}, and PyTorch "
-            f"{torch.__version__} finds none here. {_HELP}"
+            f'{torch.__version__} finds none here. Pass accelerator="auto", which takes a GPU '
+            f'where there is one, or "cpu".'
         )
     return kind
 
