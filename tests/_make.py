@@ -5,13 +5,15 @@ Small and quick. A test that needs other data says so where it makes them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData
+from anndata import AnnData, Raw
+from mudata import MuData
 from scipy import sparse
 
 from scbert_cll import datasets, pp
@@ -76,36 +78,32 @@ def counted(n_cells: int = 4, n_genes: int = 3) -> AnnData:
     return AnnData(sparse.csr_matrix(counts), obs=obs, var=var)
 
 
-def _dense(value: Any) -> Any:
-    return value.toarray() if sparse.issparse(value) else value
+SLOTS = ("X", "layers", "obs", "var", "obsm", "varm", "obsp", "varp", "uns", "raw", "mod")
 
 
-def _tables(adata: AnnData) -> dict[str, Any]:
-    """Everything of an AnnData that can be compared, by its place."""
-    found: dict[str, Any] = {"X": _dense(adata.X), "obs": adata.obs, "var": adata.var}
-    for name in ("layers", "obsm", "varm", "obsp", "varp"):
-        held = getattr(adata, name)
-        found |= {f"{name}[{key!r}]": _dense(held[key]) for key in held if key is not None}
-    return found
-
-
-def _copied(value: Any) -> Any:
-    return value.copy() if hasattr(value, "copy") else value
+def _parts(value: object, place: str = "data") -> Iterator[tuple[str, Any]]:
+    """A copy of everything that lies in an AnnData or MuData, by its place."""
+    if isinstance(value, AnnData | MuData | Raw):
+        value = {slot: getattr(value, slot, None) for slot in SLOTS}
+    if isinstance(value, Mapping):
+        keys = [key for key in value if key is not None]
+        yield f"names of {place}", sorted(map(str, keys))
+        for key in keys:
+            yield from _parts(value[key], f"{place}[{key!r}]")
+    else:
+        yield place, value.toarray() if sparse.issparse(value) else deepcopy(value)
 
 
 @contextmanager
-def unchanged(adata: AnnData) -> Iterator[None]:
-    """What happens inside leaves values, names, slots and keys of `uns` as they were."""
-    before = {place: _copied(value) for place, value in _tables(adata).items()}
-    keys = sorted(map(str, adata.uns))
+def unchanged(data: AnnData | MuData) -> Iterator[None]:
+    """What happens inside leaves values, dtypes and names of all slots as they were."""
+    before = dict(_parts(data))
     yield
-    after = _tables(adata)
+    after = dict(_parts(data))
     assert before.keys() == after.keys()
-    assert keys == sorted(map(str, adata.uns))
     for place, value in before.items():
         if isinstance(value, pd.DataFrame):
             pd.testing.assert_frame_equal(after[place], value, obj=place)
-        elif value is not None:
-            np.testing.assert_array_equal(
-                np.asarray(after[place]), np.asarray(value), err_msg=place
-            )
+        else:
+            assert getattr(after[place], "dtype", None) == getattr(value, "dtype", None), place
+            np.testing.assert_array_equal(after[place], value, err_msg=place)

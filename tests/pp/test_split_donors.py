@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import scbert_cll as sb
+from tests._make import unchanged
 
 
 def patients(sizes, labels=None, seed=0):
@@ -21,14 +22,6 @@ def patients(sizes, labels=None, seed=0):
     if labels is not None:
         adata.obs["y"] = np.where(rng.random(donor.size) < np.repeat(labels, sizes), "pos", "neg")
     return adata
-
-
-def unchanged(adata, error, match, *args, **kwargs):
-    before, uns = adata.obs.copy(), dict(adata.uns)
-    with pytest.raises(error, match=match):
-        sb.pp.split_donors(adata, *args, **kwargs)
-    pd.testing.assert_frame_equal(adata.obs, before)
-    assert dict(adata.uns) == uns
 
 
 @settings(max_examples=60, deadline=None)
@@ -176,38 +169,30 @@ def test_copy_and_survival_on_disk(tmp_path):
 
 
 def test_one_and_two_donors_name_the_way_out():
-    unchanged(
-        patients([30]),
-        ValueError,
-        r"holds 1 donors \('d00'\) for 3 parts.*unit='cell'.*optimistic",
-        "donor",
-    )
-    unchanged(
-        patients([30, 20]),
-        ValueError,
-        r"holds 2 donors.*fractions=\(0.5, 0, 0.5\).*unit='cell'",
-        "donor",
-    )
+    adata = patients([30])
+    match = r"holds 1 donors \('d00'\) for 3 parts.*unit='cell'.*optimistic"
+    with unchanged(adata), pytest.raises(ValueError, match=match):
+        sb.pp.split_donors(adata, "donor")
+    adata = patients([30, 20])
+    match = r"holds 2 donors.*fractions=\(0.5, 0, 0.5\).*unit='cell'"
+    with unchanged(adata), pytest.raises(ValueError, match=match):
+        sb.pp.split_donors(adata, "donor")
 
 
 def test_missing_donors_are_named():
     adata = patients([10] * 4)
     adata.obs.loc["cell7", "donor"] = None
-    unchanged(
-        adata, ValueError, r"adata\.obs\['donor'\] is missing for 1 cells \('cell7'\)", "donor"
-    )
+    match = r"adata\.obs\['donor'\] is missing for 1 cells \('cell7'\)"
+    with unchanged(adata), pytest.raises(ValueError, match=match):
+        sb.pp.split_donors(adata, "donor")
 
 
 def test_a_class_that_cannot_be_in_train_is_named():
     adata = patients([20, 20, 20])
     adata.obs["y"] = adata.obs["donor"].map({"d00": "a", "d01": "b", "d02": "c"})
-    unchanged(
-        adata,
-        ValueError,
-        r"Classes that cannot be in train.*only in 'd0\d'.*unit='cell'",
-        "donor",
-        labels_key="y",
-    )
+    match = r"Classes that cannot be in train.*only in 'd0\d'.*unit='cell'"
+    with unchanged(adata), pytest.raises(ValueError, match=match):
+        sb.pp.split_donors(adata, "donor", labels_key="y")
 
 
 @pytest.mark.parametrize(
@@ -232,17 +217,15 @@ def test_bad_input(args, kwargs, error, match):
     adata = patients([10] * 4, labels=[0.5] * 4)
     if kwargs.get("labels_key") == "one":
         adata.obs["one"] = "x"
-    unchanged(adata, error, match, *args, **kwargs)
+    with unchanged(adata), pytest.raises(error, match=match):
+        sb.pp.split_donors(adata, *args, **kwargs)
 
 
 def test_cells_for_fewer_parts():
-    unchanged(
-        patients([2]),
-        ValueError,
-        "at least one cell per part; found 2 cells for 3 parts",
-        "donor",
-        unit="cell",
-    )
+    adata = patients([2])
+    match = "at least one cell per part; found 2 cells for 3 parts"
+    with unchanged(adata), pytest.raises(ValueError, match=match):
+        sb.pp.split_donors(adata, "donor", unit="cell")
 
 
 def test_a_view_is_refused():

@@ -6,7 +6,6 @@ import pytest
 from anndata import AnnData
 
 import scbert_cll as sc_cll
-from tests import _make
 from tests.tl._taught import taught
 
 FAST = {"max_epochs": 2, "batch_size": 64, "accelerator": "cpu", "enable_progress_bar": False}
@@ -47,9 +46,3 @@ def learned(_learned):
     """Planted cells and a network that has learned them."""
     adata, model = _learned
     return adata.copy(), model
-
-
-@pytest.fixture
-def unchanged():
-    """Compare an AnnData with how it was: `with unchanged(adata): …`."""
-    return _make.unchanged

@@ -6,6 +6,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, roc_auc_score
 
 import scbert_cll as sc_cll
+from tests._make import unchanged
 
 FAST = {"max_epochs": 1, "batch_size": 64, "accelerator": "cpu", "enable_progress_bar": False}
 
@@ -163,7 +164,7 @@ def relabelled(adata, values):
         ),
     ],
 )
-def test_bad_labels_and_splits_are_refused(prepared, unchanged, change, error, match):
+def test_bad_labels_and_splits_are_refused(prepared, change, error, match):
     adata = prepared.copy()
     change(adata)
     with unchanged(adata), pytest.raises(error, match=match):
@@ -201,7 +202,7 @@ def test_a_protein_without_counts_is_left_out_and_named(prepared, wrong):
         ),
     ],
 )
-def test_bad_choices_are_refused(prepared, unchanged, choices, error, match):
+def test_bad_choices_are_refused(prepared, choices, error, match):
     adata = prepared.copy()
     adata.obsm["scaled"] = np.full((adata.n_obs, 2), -1.0)
     with unchanged(adata), pytest.raises(error, match=match):

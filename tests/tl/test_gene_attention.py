@@ -6,6 +6,7 @@ import torch
 from scipy import sparse
 
 import scbert_cll as sc_cll
+from tests._make import unchanged
 
 
 def test_columns_are_shares_and_cells_without_a_group_are_left_out(trained):
@@ -70,7 +71,7 @@ def test_uniform_attention_is_told(trained):
     )
 
 
-def test_bad_input_is_refused(trained, unchanged):
+def test_bad_input_is_refused(trained):
     adata, _, classifier = trained
     new = adata.copy()
     with unchanged(new), pytest.raises(KeyError, match=r"'nothing' is not in adata\.obs"):

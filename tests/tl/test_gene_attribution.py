@@ -9,6 +9,7 @@ import pytest
 from scipy import sparse
 
 import scbert_cll as sb
+from tests._make import unchanged
 from tests.tl._taught import taught
 
 
@@ -226,7 +227,7 @@ def test_a_network_that_has_learned_nothing_is_told() -> None:
     assert adata.uns["gene_attribution"]["auroc_within"] < 0.6
 
 
-def test_bad_input(learned, unchanged) -> None:
+def test_bad_input(learned) -> None:
     adata, model = learned
     with unchanged(adata):
         with pytest.raises(ValueError, match="method must be one of"):

@@ -13,6 +13,7 @@ from scipy import stats
 
 import scbert_cll as sb
 from scbert_cll.model import ScBERTClassifier
+from tests._make import unchanged
 
 GENES = ["G0", "G1", "G10", "G11", "G30"]
 
@@ -158,7 +159,7 @@ def test_pairs_that_too_few_cells_express_have_no_value(learned) -> None:
     assert table[["effect", "low", "high", "alone_a", "alone_b", "p", "q"]].isna().all(axis=None)
 
 
-def test_bad_input(learned, unchanged) -> None:
+def test_bad_input(learned) -> None:
     adata, model = learned
     cases = [
         (["G0"], ValueError, "The number of genes must be a whole number from 2 to 50; found 1"),

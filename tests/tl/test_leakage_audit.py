@@ -14,6 +14,7 @@ from scipy import sparse
 
 import scbert_cll as sb
 from scbert_cll.tl._leakage_audit import LeakageReport, leakage_audit
+from tests._make import unchanged
 
 
 @pytest.fixture(scope="module")
@@ -630,7 +631,7 @@ def negative(adata: AnnData) -> None:
     ],
 )
 def test_bad_input(
-    clean: AnnData, spoil, options: dict, error: type[Exception], message: str, unchanged
+    clean: AnnData, spoil, options: dict, error: type[Exception], message: str
 ) -> None:
     adata = clean.copy()
     spoil(adata)

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import scbert_cll as sb
+from tests._make import unchanged
 
 
 def test_dropping_planted_genes_turns_the_logit_against_their_sign(learned, tmp_path) -> None:
@@ -40,7 +41,7 @@ def test_sets_change_together(learned) -> None:
     assert summary["positive", "up"] < 3 * summary["positive", "first"] < 0
 
 
-def test_bad_input(learned, unchanged) -> None:
+def test_bad_input(learned) -> None:
     adata, model = learned
     with unchanged(adata):
         with pytest.raises(KeyError, match="NOGENE"):

@@ -7,6 +7,7 @@ import pytest
 from anndata import AnnData
 
 import scbert_cll as sc_cll
+from tests._make import unchanged
 
 
 def test_it_reads_no_labels_and_gives_what_finetune_gave(trained):
@@ -53,7 +54,7 @@ def test_batch_size_order_and_companions_do_not_matter(trained, batch_size):
     np.testing.assert_allclose(some.obsm["scbert_proba"], expected, atol=1e-6, rtol=0)
 
 
-def test_copy_leaves_the_original(trained, unchanged):
+def test_copy_leaves_the_original(trained):
     adata, _, classifier = trained
     new = adata.copy()
     del new.obs["scbert_pred"]
@@ -111,7 +112,7 @@ def changed(adata, **uns):
         ),
     ],
 )
-def test_other_data_than_the_models_are_refused(trained, unchanged, change, error, match):
+def test_other_data_than_the_models_are_refused(trained, change, error, match):
     adata, _, classifier = trained
     new = adata.copy()
     change(new)
@@ -168,7 +169,7 @@ def test_two_models_stand_side_by_side(trained, tmp_path):
 @pytest.mark.parametrize(
     ("key", "named"), [("a/b", "a/b"), ("", "''"), ("binned", "'binned'"), (1, "1")]
 )
-def test_a_name_that_cannot_be_is_refused(trained, unchanged, key, named):
+def test_a_name_that_cannot_be_is_refused(trained, key, named):
     adata, _, classifier = trained
     with unchanged(adata), pytest.raises(ValueError, match=rf"key_added=.*{named}"):
         sc_cll.tl.predict(adata, classifier, key_added=key)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import scbert_cll as sc_cll
+from tests._make import unchanged
 
 FAST = {"max_epochs": 1, "batch_size": 64, "accelerator": "cpu", "enable_progress_bar": False}
 
@@ -53,7 +54,7 @@ def test_without_a_split_a_tenth_validates(prepared):
     assert len(model.validation_indices) == round(adata.n_obs / 10)
 
 
-def test_without_gene_vectors_it_says_what_to_do_and_leaves_nothing_behind(prepared, unchanged):
+def test_without_gene_vectors_it_says_what_to_do_and_leaves_nothing_behind(prepared):
     adata = prepared.copy()
     del adata.varm["gene2vec"]
     with (
@@ -73,7 +74,7 @@ def test_without_gene_vectors_it_says_what_to_do_and_leaves_nothing_behind(prepa
         ({"network": {"depth": 3}}, TypeError, "The network has no argument 'depth'"),
     ],
 )
-def test_bad_input_is_refused(prepared, unchanged, kwargs, error, match):
+def test_bad_input_is_refused(prepared, kwargs, error, match):
     adata = prepared.copy()
     with unchanged(adata), pytest.raises(error, match=match):
         sc_cll.tl.pretrain(adata, **FAST | kwargs)

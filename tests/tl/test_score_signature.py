@@ -15,6 +15,7 @@ from scipy import sparse, stats
 from sklearn.metrics import roc_auc_score
 
 import scbert_cll as sb
+from tests._make import unchanged
 
 METHODS = ("ulm", "waggr", "zscore", "aucell")
 
@@ -278,7 +279,7 @@ def test_an_empty_signature_has_no_score() -> None:
         ),
     ],
 )
-def test_other_things_are_refused(found, unchanged, signature, error, sentence) -> None:
+def test_other_things_are_refused(found, signature, error, sentence) -> None:
     unseen = found[1]
     with unchanged(unseen), pytest.raises(error, match=sentence):
         sb.tl.score_signature(unseen, signature)

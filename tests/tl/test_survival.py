@@ -12,6 +12,7 @@ from anndata import AnnData
 from mudata import MuData
 
 import scbert_cll as sc_cll
+from tests._make import unchanged
 
 OUTCOME = {"time_key": "TTT", "event_key": "treated"}
 
@@ -497,7 +498,7 @@ def a_patient_twice(adata: AnnData) -> None:
         ),
     ],
 )
-def test_bad_input_is_named(patients, unchanged, change, options, error, sentence) -> None:
+def test_bad_input_is_named(patients, change, options, error, sentence) -> None:
     obs = patients.obs
     obs["score"], obs["half"] = np.linspace(-1, 1, 40), np.arange(40) % 2 / 2
     obs["name"], obs["flat"] = obs.index.to_numpy(dtype=object), 1.0

@@ -19,6 +19,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 import scbert_cll as sc_cll
 from scbert_cll.estimators import CellEstimator, ScBERTEstimator
+from tests._make import unchanged
 
 CHEAP = ["majority", "gene_only"]
 
@@ -383,12 +384,12 @@ def bad(cells: AnnData, **kwargs: Any) -> None:
         ({"protein_key": "protein"}, KeyError, "protein"),
     ],
 )
-def test_bad_arguments(cells, unchanged, kwargs, error, message) -> None:
+def test_bad_arguments(cells, kwargs, error, message) -> None:
     with unchanged(cells), pytest.raises(error, match=message):
         bad(cells, **kwargs)
 
 
-def test_resampled_rows_are_refused(cells, unchanged) -> None:
+def test_resampled_rows_are_refused(cells) -> None:
     sc_cll.pp.split_donors(cells, "donor", labels_key="label")
     sc_cll.pp.balance(cells, "label", method="oversample")
     with (
@@ -399,7 +400,7 @@ def test_resampled_rows_are_refused(cells, unchanged) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["random_cell", "group_kfold"])
-def test_copies_of_a_cell_on_both_sides_are_refused(cells, unchanged, scheme) -> None:
+def test_copies_of_a_cell_on_both_sides_are_refused(cells, scheme) -> None:
     donors = cells.obs["donor"].astype(str).to_numpy()
     labelled = cells.obs["label"].notna().to_numpy()
     first = np.flatnonzero(labelled & (donors == "D01"))
@@ -414,7 +415,7 @@ def test_copies_of_a_cell_on_both_sides_are_refused(cells, unchanged, scheme) ->
         bad(copied, scheme=scheme, n_splits=10)
 
 
-def test_one_class_or_logarithms_are_refused(cells, unchanged) -> None:
+def test_one_class_or_logarithms_are_refused(cells) -> None:
     cells.obs["one"] = "a"
     with unchanged(cells), pytest.raises(ValueError, match="at least two classes"):
         bad(cells, labels_key="one")

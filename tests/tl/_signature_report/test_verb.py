@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 import scbert_cll as sb
 from scbert_cll.model import ScBERTClassifier
+from tests._make import unchanged
 
 FEW = {"n_random": 19, "n_permutations": 19, "n_network": 19}
 RUN = ["sufficiency", "comprehensiveness", "permuted labels", "stability"]
@@ -322,7 +323,7 @@ def test_donors_compared_with_each_other_have_nothing_to_permute() -> None:
 # --------------------------------------------------------------------------------------------------
 
 
-def test_same_seed_same_report_and_nothing_else_changes(reported, unchanged) -> None:
+def test_same_seed_same_report_and_nothing_else_changes(reported) -> None:
     adata, report = reported
     del adata.uns["signature_report"]
     again = adata.copy()
@@ -378,9 +379,7 @@ def test_levels_and_unlabelled_cells(tmp_path) -> None:
         ({"gene_sets": 3}, TypeError, "sets"),
     ],
 )
-def test_bad_input(
-    reported, unchanged, options: dict, error: type[Exception], message: str
-) -> None:
+def test_bad_input(reported, options: dict, error: type[Exception], message: str) -> None:
     adata, _ = reported
     with unchanged(adata), pytest.raises(error, match=message):
         sb.tl.signature_report(adata, **FEW | options)
