@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,20 +41,21 @@ def cells(
     """Raw counts of cells, float32 CSR, with `obs` donor, class and split.
 
     Donors P0, P1, … have as many cells each, one after the other, and all classes in turn. Genes 1
-    to `planted` are `fold` times as high in the last class. With `protein` there is
-    ``obsm["protein"]``, whose CD49d goes with the class; with `binned` the tokens.
+    to `planted` are `fold` times as high in the last class. `genes` names as many as there are to
+    be. With `protein` there is ``obsm["protein"]``, whose CD49d goes with the class; with `binned`
+    the tokens.
     """
+    names = list(genes or (f"G{i}" for i in range(n_genes)))
     random = np.random.default_rng(rng)
     code = np.arange(n) % len(classes)
-    mean = np.tile(random.gamma(1.0, 2.0, n_genes) + 0.5, (n, 1))
+    mean = np.tile(random.gamma(1.0, 2.0, len(names)) + 0.5, (n, 1))
     mean[np.ix_(code == len(classes) - 1, np.arange(1, planted + 1))] *= fold
     donor = np.arange(n) * n_donors // n
     obs = pd.DataFrame({"donor": [f"P{i}" for i in donor]}, index=[f"cell{i}" for i in range(n)])
     obs[key] = pd.Categorical.from_codes(code, list(classes))
     obs["split"] = [PARTS[i % len(PARTS)] for i in donor]
-    var = pd.DataFrame(index=list(genes) if genes else [f"G{i}" for i in range(n_genes)])
     counts = sparse.csr_matrix(random.poisson(mean).astype(np.float32))
-    adata = AnnData(counts, obs=obs, var=var)
+    adata = AnnData(counts, obs=obs, var=pd.DataFrame(index=names))
     if protein:
         level = random.poisson(np.where(code == len(classes) - 1, 80, 5))
         others = {name: random.poisson(50, n) for name in ("CD19", "CD5")}
@@ -62,6 +64,29 @@ def cells(
         )
     if binned:
         pp.bin_expression(adata)
+    return adata
+
+
+# a class of one letter each, tokens, few genes: for what is asked of a model, not how good it is
+few_cells = partial(cells, 24, 10, classes=("-", "+"), binned=True)
+
+
+def graded_cells(rng: int = 0, n: int = 40, donors: str = "ABC") -> AnnData:
+    """Cells × 30 genes whose counts tell where a gene stands, of donors and kinds at random."""
+    random = np.random.default_rng(rng)
+    counts = random.poisson(0.3 + np.arange(30) / 12, (n, 30)).astype(np.float32)
+    obs = pd.DataFrame({"donor": random.choice(list(donors), n)}, index=[f"c{i}" for i in range(n)])
+    obs["kind"] = pd.Categorical(random.choice(["a", "b"], n))
+    var = pd.DataFrame(index=[f"G{i}" for i in range(30)])
+    return AnnData(sparse.csr_matrix(counts), obs=obs, var=var)
+
+
+def cells_of_donors(donors: Any, rng: int = 0, dtype: Any = None) -> AnnData:
+    """One cell × 12 genes for each of `donors`, which are in `obs` as they are."""
+    random = np.random.default_rng(rng)
+    adata = AnnData(sparse.csr_matrix(random.poisson(2.0, (len(donors), 12)).astype(np.float32)))
+    adata.obs_names = [f"cell{i}" for i in range(adata.n_obs)]
+    adata.obs["donor"] = pd.Series(donors, adata.obs_names, dtype=dtype)
     return adata
 
 

@@ -214,6 +214,23 @@ def test_functions_are_short() -> None:
     assert statistics.median(lengths.values()) <= 10
 
 
+def test_what_tests_make_has_one_maker() -> None:
+    """Cells that are special in a way are made under a name that says how."""
+    makers, elsewhere = {"cells", "cohort", "unchanged"}, []
+    for path in (ROOT / "tests").rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        defined = [node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+        assigned = [
+            target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets
+        ]
+        defined += [target.id for target in assigned if isinstance(target, ast.Name)]
+        if path.name == "_make.py":
+            assert makers <= set(defined)
+        else:
+            elsewhere += [f"{path.name}: {name}" for name in makers.intersection(defined)]
+    assert elsewhere == []
+
+
 def test_a_slow_test_says_why() -> None:
     lines = {
         f"{path.name}:{n}": line

@@ -30,7 +30,7 @@ def _logging_as_it_was() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def h5ad(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Few cells of eight donors with both classes, with bins, labels and a split."""
     folder = tmp_path_factory.mktemp("cells")
     adata = sc_cll.datasets.planted_donors(n_genes=60, rng=0)
@@ -41,10 +41,10 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def models(cells: Path) -> Path:
+def models(h5ad: Path) -> Path:
     """A pretrained model and a classifier, made by the commands themselves."""
-    folder = cells.parent
-    assert run("pretrain", cells, "--out", folder / "m1", *QUICK, "--network.n_hidden", 8) == 0
+    folder = h5ad.parent
+    assert run("pretrain", h5ad, "--out", folder / "m1", *QUICK, "--network.n_hidden", 8) == 0
     words = (
         "--pretrained",
         folder / "m1",
@@ -55,21 +55,21 @@ def models(cells: Path) -> Path:
         "--accelerator",
         "cpu",
     )
-    assert run("finetune", cells, "--out", folder / "m2", *words) == 0
+    assert run("finetune", h5ad, "--out", folder / "m2", *words) == 0
     return folder
 
 
 @pytest.fixture(scope="session")
-def corpus(cells: Path) -> Path:
+def corpus(h5ad: Path) -> Path:
     """The donors in two files, brought to one corpus by the command."""
     pytest.importorskip("annbatch", reason="needs the extra corpus")
-    adata = ad.read_h5ad(cells)
+    adata = ad.read_h5ad(h5ad)
     adata = ad.AnnData(adata.X, adata.obs[["donor", "label"]], adata.var[[]])
     first = adata.obs["donor"].isin(sorted(adata.obs["donor"].unique())[:4]).to_numpy()
-    files = [cells.with_name("a.h5ad"), cells.with_name("b.h5ad")]
+    files = [h5ad.with_name("a.h5ad"), h5ad.with_name("b.h5ad")]
     for file, mask in zip(files, (first, ~first), strict=True):
         adata[mask].write_h5ad(file)
-    vocab, out = cells.with_name("genes.txt"), cells.with_name("corpus.zarr")
+    vocab, out = h5ad.with_name("genes.txt"), h5ad.with_name("corpus.zarr")
     vocab.write_text("".join(f"{gene}\n" for gene in adata.var_names))
     assert (
         run(

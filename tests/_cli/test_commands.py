@@ -72,7 +72,7 @@ def test_bad_input_is_one_sentence_and_code_2(
     words: tuple[str, ...],
     sentence: str,
     models: Path,
-    cells: Path,
+    h5ad: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -80,7 +80,7 @@ def test_bad_input_is_one_sentence_and_code_2(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.h5ad").write_text("not HDF5")
     (tmp_path / "text.csv").write_text("a,b")
-    places = {"cells": cells, "m1": models / "m1", "m2": models / "m2"}
+    places = {"cells": h5ad, "m1": models / "m1", "m2": models / "m2"}
     assert run(*(word.format(**places) for word in words)) == 2
     error = capsys.readouterr().err.strip()
     assert "Traceback" not in error
@@ -95,11 +95,11 @@ def test_traceback_shows_where(tmp_path: Path) -> None:
 
 
 def test_a_folder_in_use_is_code_3(
-    cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    h5ad: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("--out", tmp_path / "m", "--checkpoint-dir", tmp_path / "run", *QUICK)
     with only_writer(tmp_path / "run", "the checkpoints"):
-        assert run("pretrain", cells, *words) == 3
+        assert run("pretrain", h5ad, *words) == 3
     assert "run is being written to by process" in capsys.readouterr().err
     assert not (tmp_path / "m").exists()
 
@@ -138,7 +138,7 @@ def test_ctrl_c_is_code_130_and_says_how_to_go_on(
     command: str,
     words: tuple[str, ...],
     sentence: str,
-    cells: Path,
+    h5ad: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -147,18 +147,18 @@ def test_ctrl_c_is_code_130_and_says_how_to_go_on(
         raise KeyboardInterrupt
 
     monkeypatch.setitem(commands.COMMANDS, command, stopped)
-    assert run(command, *(word.format(cells=cells, folder=cells.parent) for word in words)) == 130
+    assert run(command, *(word.format(cells=h5ad, folder=h5ad.parent) for word in words)) == 130
     error = capsys.readouterr().err
     assert error.startswith("interrupted. ")
     assert sentence in error
 
 
 def test_what_is_unforeseen_is_shown_by_python(
-    cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    h5ad: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(sc_cll.tl, "pretrain", fails)
     with pytest.raises(ZeroDivisionError):
-        run("pretrain", cells, "--out", tmp_path / "m")
+        run("pretrain", h5ad, "--out", tmp_path / "m")

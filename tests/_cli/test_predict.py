@@ -15,15 +15,15 @@ from tests._cli.called import run
 
 def test_predict_writes_what_the_function_writes(
     models: Path,
-    cells: Path,
+    h5ad: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     out = tmp_path / "new" / "result.h5ad"
-    words = ("predict", cells, "--model", models / "m2", "--out", out, "--accelerator", "cpu")
+    words = ("predict", h5ad, "--model", models / "m2", "--out", out, "--accelerator", "cpu")
     assert run(*words, "--unassigned-below", 0.6) == 0
-    expected = ad.read_h5ad(cells)
+    expected = ad.read_h5ad(h5ad)
     model = sc_cll.ScBERTClassifier.load(models / "m2", accelerator="cpu")
     sc_cll.tl.predict(expected, model, unassigned_below=0.6)
     written = ad.read_h5ad(out)
@@ -36,9 +36,9 @@ def test_predict_writes_what_the_function_writes(
     assert run(*words, "--overwrite") == 0
 
 
-def test_a_pretrained_model_embeds(corpus: Path, models: Path, cells: Path, tmp_path: Path) -> None:
+def test_a_pretrained_model_embeds(corpus: Path, models: Path, h5ad: Path, tmp_path: Path) -> None:
     words = ("--model", models / "m1", "--accelerator", "cpu")
-    assert run("predict", cells, "--out", tmp_path / "o.h5ad", *words) == 0
+    assert run("predict", h5ad, "--out", tmp_path / "o.h5ad", *words) == 0
     written = ad.read_h5ad(tmp_path / "o.h5ad")
     model = sc_cll.ScBERT.load(models / "m1", accelerator="cpu")
     np.testing.assert_allclose(

@@ -15,14 +15,14 @@ from tests._cli.called import PAGE, commands_of_the_page, run
 
 
 def test_signature_writes_its_files_and_says_what_it_found(
-    cells: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    h5ad: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "signature"
     assert (
-        run("signature", cells, "--out", out, "--labels-key", "label", "--exclude-genes", "G0") == 2
+        run("signature", h5ad, "--out", out, "--labels-key", "label", "--exclude-genes", "G0") == 2
     )
-    assert run("signature", cells, "--out", out, "--labels-key", "label") == 0
-    adata = ad.read_h5ad(cells)
+    assert run("signature", h5ad, "--out", out, "--labels-key", "label") == 0
+    adata = ad.read_h5ad(h5ad)
     sc_cll.tl.signature(adata, groupby="label")
     n = adata.uns["signature"]["n_selected"]
     table = pd.read_csv(out / "signature.csv", keep_default_na=False)
@@ -34,7 +34,7 @@ def test_signature_writes_its_files_and_says_what_it_found(
 
     # nothing passes: no sets of an earlier run are left, and the reason is said
     asked = ("--labels-key", "label", "--min-cells", 80, "--overwrite")
-    assert run("signature", cells, "--out", out, *asked) == 0
+    assert run("signature", h5ad, "--out", out, *asked) == 0
     assert [file.name for file in out.iterdir()] == ["signature.png"]
     assert (
         "No gene is selected. No gene was tested: 0 donors have 80 cells of every class"

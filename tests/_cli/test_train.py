@@ -77,12 +77,12 @@ def test_a_place_that_is_taken_is_refused_before_anything_is_read(
     assert "holds files that are not a model's (notes.txt)" in capsys.readouterr().err
 
 
-def test_overwrite_replaces_a_model(models: Path, cells: Path, tmp_path: Path) -> None:
+def test_overwrite_replaces_a_model(models: Path, h5ad: Path, tmp_path: Path) -> None:
     shutil.copytree(models / "m1", tmp_path / "m")
     assert (
         run(
             "pretrain",
-            cells,
+            h5ad,
             "--out",
             tmp_path / "m",
             *QUICK,
@@ -162,8 +162,8 @@ def test_models_learn_from_a_corpus(
 
 
 @pytest.mark.slow  # starts two processes
-def test_two_processes_train_one_model_and_the_first_writes_it(cells: Path, tmp_path: Path) -> None:
-    words = [cells, "--out", tmp_path / "m", "--devices", 2, "--strategy", "ddp", *QUICK]
+def test_two_processes_train_one_model_and_the_first_writes_it(h5ad: Path, tmp_path: Path) -> None:
+    words = [h5ad, "--out", tmp_path / "m", "--devices", 2, "--strategy", "ddp", *QUICK]
     command = [sys.executable, "-m", "scbert_cll", "pretrain", *(str(word) for word in words)]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=300, cwd=tmp_path

@@ -232,7 +232,7 @@ WRONG = {"NaN": np.nan, "infinite": np.inf, "negative": -1.0, "not whole": 1.5, 
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
 @pytest.mark.parametrize("as_mudata", [False, True])
 def test_another_antibodys_values_block_nothing(wrong, as_mudata):
-    def cells(*names: str) -> AnnData | md.MuData:
+    def panel_with(*names: str) -> AnnData | md.MuData:
         adata = panel("CD49d", "CD19", "CD5", "CD3", *names)
         if names:
             adata.obsm["protein"] = adata.obsm["protein"].astype(object)
@@ -253,14 +253,15 @@ def test_another_antibodys_values_block_nothing(wrong, as_mudata):
 
     for normalize in ("clr_protein", "none"):
         pd.testing.assert_series_equal(
-            label(cells("CD38"), normalize=normalize)[0], label(cells(), normalize=normalize)[0]
+            label(panel_with("CD38"), normalize=normalize)[0],
+            label(panel_with(), normalize=normalize)[0],
         )
-    data = cells("CD38")
+    data = panel_with("CD38")
     with pytest.warns(
         UserWarning, match="1 of 5 proteins in .* are left out of the scale of a cell: 'CD38'"
     ):
         got, params = label(data)
-    expected, without = label(cells())
+    expected, without = label(panel_with())
     pd.testing.assert_series_equal(got, expected)
     assert params["left_out"] == ["CD38"]
     assert "left_out" not in without

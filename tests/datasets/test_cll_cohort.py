@@ -18,7 +18,7 @@ SEEDS = range(12)
 
 
 @pytest.fixture(scope="module")
-def cohort():
+def default():
     return cll_cohort()
 
 
@@ -73,26 +73,26 @@ def cohorts(hazard_ratio):
 # --------------------------------------------------------------------------------------------------
 
 
-def test_what_is_in_it(cohort):
-    assert cohort.shape == (300, 1500)
-    assert cohort.X.dtype == np.float64
-    assert 2.5 < cohort.X.min() < 5
-    assert 12 < cohort.X.max() < 15.5
-    truth = cohort.uns["truth"]
+def test_what_is_in_it(default):
+    assert default.shape == (300, 1500)
+    assert default.X.dtype == np.float64
+    assert 2.5 < default.X.min() < 5
+    assert 12 < default.X.max() < 15.5
+    truth = default.uns["truth"]
     for table in (truth["signature"], truth["decoy"]):
         assert list(table) == ["gene", "weight"]
         assert len(table) == 30
-        assert set(table["gene"]) <= set(cohort.var_names)
+        assert set(table["gene"]) <= set(default.var_names)
     assert truth["signature"]["gene"].iloc[0] == "ITGA4"
     assert (truth["signature"]["weight"] > 0).sum() == 20
     assert not set(truth["signature"]["gene"]) & set(truth["decoy"]["gene"])
-    assert {"MKI67", "PCNA"} <= set(truth["proliferation"]) <= set(cohort.var_names)
+    assert {"MKI67", "PCNA"} <= set(truth["proliferation"]) <= set(default.var_names)
     assert truth["hazard_ratio"] == 1.6
-    assert (truth["patients"].index == cohort.obs_names).all()
+    assert (truth["patients"].index == default.obs_names).all()
 
 
-def test_columns_of_patients(cohort):
-    obs = cohort.obs
+def test_columns_of_patients(default):
+    obs = default.obs
     for name in ("treated", "died_untreated", "died", "trisomy12", "pretreated"):
         assert set(obs[name]) == {0, 1}
         assert obs[name].dtype.kind == "i"
@@ -104,8 +104,8 @@ def test_columns_of_patients(cohort):
     assert (obs["TTFT"].isna() == (obs["pretreated"] == 1)).all()
 
 
-def test_times_are_coherent(cohort):
-    obs = cohort.obs
+def test_times_are_coherent(default):
+    obs = default.obs
     assert obs["TTT"].between(0, obs["OS"], inclusive="right").all()
     assert not ((obs["treated"] == 1) & (obs["died_untreated"] == 1)).any()
     censored = (obs["treated"] == 0) & (obs["died_untreated"] == 0)
@@ -126,27 +126,29 @@ def test_frequencies():
     assert obs["NOTCH1"].mean() == pytest.approx(0.10, abs=0.02)
 
 
-def test_seed_decides_and_the_hazard_ratio_changes_the_outcome_alone(cohort):
+def test_seed_decides_and_the_hazard_ratio_changes_the_outcome_alone(default):
     again, other, null = cll_cohort(), cll_cohort(rng=1), cll_cohort(hazard_ratio=1.0)
-    np.testing.assert_array_equal(again.X, cohort.X)
-    pd.testing.assert_frame_equal(again.obs, cohort.obs)
-    assert (other.X != cohort.X).mean() > 0.99
-    np.testing.assert_array_equal(null.X, cohort.X)
+    np.testing.assert_array_equal(again.X, default.X)
+    pd.testing.assert_frame_equal(again.obs, default.obs)
+    assert (other.X != default.X).mean() > 0.99
+    np.testing.assert_array_equal(null.X, default.X)
     changed = {"TTT", "treated", "died_untreated", "TTFT"}
-    pd.testing.assert_frame_equal(null.obs.drop(columns=changed), cohort.obs.drop(columns=changed))
-    assert (null.obs["TTT"] != cohort.obs["TTT"]).mean() > 0.3
+    pd.testing.assert_frame_equal(null.obs.drop(columns=changed), default.obs.drop(columns=changed))
+    assert (null.obs["TTT"] != default.obs["TTT"]).mean() > 0.3
 
 
-def test_survives_h5ad(cohort, tmp_path):
-    cohort.write_h5ad(tmp_path / "cohort.h5ad")
+def test_survives_h5ad(default, tmp_path):
+    default.write_h5ad(tmp_path / "cohort.h5ad")
     back = ad.read_h5ad(tmp_path / "cohort.h5ad")
-    np.testing.assert_array_equal(back.X, cohort.X)
-    pd.testing.assert_frame_equal(back.obs, cohort.obs)
+    np.testing.assert_array_equal(back.X, default.X)
+    pd.testing.assert_frame_equal(back.obs, default.obs)
     for name in ("signature", "decoy", "hazard_ratios", "patients"):
-        pd.testing.assert_frame_equal(back.uns["truth"][name], cohort.uns["truth"][name])
-    assert list(back.uns["truth"]["proliferation"]) == cohort.uns["truth"]["proliferation"]
+        pd.testing.assert_frame_equal(back.uns["truth"][name], default.uns["truth"][name])
+    assert list(back.uns["truth"]["proliferation"]) == default.uns["truth"]["proliferation"]
     assert (
-        set(back.uns["cohort"]["outcomes"]) == set(cohort.uns["cohort"]["outcomes"]) < set(back.obs)
+        set(back.uns["cohort"]["outcomes"])
+        == set(default.uns["cohort"]["outcomes"])
+        < set(back.obs)
     )
 
 

@@ -28,7 +28,7 @@ SHORT = {"n_random": 20, "n_bootstrap": 5}
 HAS_ANNBATCH = find_spec("annbatch") is not None
 
 
-def cells() -> AnnData:
+def prepared() -> AnnData:
     """Labelled, split, binned, with what every verb on cells writes."""
     mdata = sc_cll.datasets.cll_toy(n_cells=400, n_genes=200, n_donors=8, n_bimodal=5)
     sc_cll.pp.label_cd49d(mdata, donor_key="donor")
@@ -70,7 +70,7 @@ def of_patients() -> AnnData:
 
 
 def first(folder: Path) -> None:
-    adata = cells()
+    adata = prepared()
     plain = adata.copy()
     of_networks(adata, folder)
     of_tables(adata)

@@ -53,7 +53,7 @@ def at_once() -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
-def cells() -> AnnData:
+def four_cells() -> AnnData:
     adata = AnnData(np.ones((4, 3), np.float32), var=pd.DataFrame(index=GENES))
     adata.obs["donor"] = ["a", "a", "b", "b"]
     adata.obs["kind"] = pd.Categorical(["x", "y", "x", "y"])
@@ -81,15 +81,15 @@ OPENS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "vocabulary": (".txt", sc_cll.vocab.GeneVocab.read),
     "vocabulary, table": (".csv", sc_cll.vocab.GeneVocab.read),
     "vocabulary, cells": (".h5ad", sc_cll.vocab.GeneVocab.read),
-    "align_genes": (".txt", lambda path: sc_cll.pp.align_genes(cells(), path)),
+    "align_genes": (".txt", lambda path: sc_cll.pp.align_genes(four_cells(), path)),
     "aliases": (".tsv", sc_cll.vocab.read_aliases),
     "gene sets": (".gmt", sc_cll.io.read_gmt),
     "signature": (".csv", sc_cll.io.read_csv),
     "cohort": (".csv", lambda path: sc_cll.datasets.read_cohort(None, path)),
     "GEO series": (".txt.gz", sc_cll.datasets.read_geo_series),
-    "probes": (".csv", lambda path: sc_cll.pp.collapse_probes(cells(), path)),
-    "vectors": (".txt", lambda path: sc_cll.tl.gene2vec(cells(), vectors=path)),
-    "vectors, npy": (".npy", lambda path: sc_cll.tl.gene2vec(cells(), vectors=path)),
+    "probes": (".csv", lambda path: sc_cll.pp.collapse_probes(four_cells(), path)),
+    "vectors": (".txt", lambda path: sc_cll.tl.gene2vec(four_cells(), vectors=path)),
+    "vectors, npy": (".npy", lambda path: sc_cll.tl.gene2vec(four_cells(), vectors=path)),
     "corpus of files": (
         ".h5ad",
         lambda path: sc_cll.pp.build_corpus([path], path.parent / "c.zarr", vocab=GENES),
@@ -117,7 +117,7 @@ OPENS: dict[str, tuple[str, Callable[[Path], Any]]] = {
 
 def _h5ad(path: Path) -> Path:
     place = path.parent / "cells.h5ad"
-    cells().write_h5ad(place)
+    four_cells().write_h5ad(place)
     return place
 
 
@@ -186,7 +186,7 @@ def test_a_file_of_a_model_is_plain(
 @pytest.mark.usefixtures("at_once")
 def test_a_store_holds_plain_files(tmp_path: Path) -> None:
     store = tmp_path / "c.zarr"
-    cells().write_zarr(store)
+    four_cells().write_zarr(store)
     file = next(file for file in sorted((store / "X").rglob("*")) if file.is_file())
     file.unlink()
     os.mkfifo(file)
@@ -205,7 +205,7 @@ def test_names_that_are_none() -> None:
 
 
 def saved(place: Path, **network: Any) -> Path:
-    adata = cells()
+    adata = four_cells()
     sc_cll.pp.bin_expression(adata)
     ScBERTClassifier.setup_anndata(adata, labels_key="kind")
     model = ScBERTClassifier(adata, **(TINY | network))
@@ -245,7 +245,7 @@ def test_sizes_are_compared_before_a_network_is_made(
             r"weights have",
         ):
             load(at)
-    cells().write_h5ad(tmp_path / "c.h5ad")
+    four_cells().write_h5ad(tmp_path / "c.h5ad")
     words = [
         "predict",
         str(tmp_path / "c.h5ad"),
@@ -422,7 +422,7 @@ def test_vectors_are_no_larger_than_the_file(tmp_path: Path, name: str, data: by
     (tmp_path / name).write_bytes(data)
     (tmp_path / "v.txt").write_text("ITGA4\n")
     with pytest.raises(ValueError, match=rf"vectors: .*{name} cannot be read"):
-        sc_cll.tl.gene2vec(cells(), vectors=tmp_path / name)
+        sc_cll.tl.gene2vec(four_cells(), vectors=tmp_path / name)
 
 
 # ---- options

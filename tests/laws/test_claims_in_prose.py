@@ -380,7 +380,7 @@ def scored(case: str, method: str, column: str = "recall") -> float:
     return float(means().loc[(method, case), column])
 
 
-def cells(case: str, method: str) -> str:
+def unseen(case: str, method: str) -> str:
     """How well cells held out are predicted."""
     return f"{scored(case, method, 'held_out'):.2f}"
 
@@ -695,26 +695,26 @@ CLAIMS: dict[str, dict[str, Callable[[], str]]] = {
         ),
         "recall of the mean": lambda: f"has {to([scored(case, MEAN_GATE) for case in HARD])}.",
         "held out": lambda: (
-            f"{cells(HARD[0], MEAN_GATE)} and {cells(HARD[1], MEAN_GATE)} with the "
-            f"attributions that work, {cells('combination-1.2', MEAN_GATE)} and "
-            f"{cells('switch-1.2', MEAN_GATE)} with those that are noise"
+            f"{unseen(HARD[0], MEAN_GATE)} and {unseen(HARD[1], MEAN_GATE)} with the "
+            f"attributions that work, {unseen('combination-1.2', MEAN_GATE)} and "
+            f"{unseen('switch-1.2', MEAN_GATE)} with those that are noise"
         ),
         "pairs": ranked_pairs,
         "relative effects": relative,
         "trees": lambda: (
             f"(recall {listed([f'{scored(case, TREES):.2f}' for case in HARD])}), but predict "
-            f"the class better ({listed([cells(c, TREES) for c in HARD])} against "
-            f"{listed([cells(c, MEAN_GATE) for c in HARD])})"
+            f"the class better ({listed([unseen(c, TREES) for c in HARD])} against "
+            f"{listed([unseen(c, MEAN_GATE) for c in HARD])})"
         ),
         "not learned": lambda: (
             f"At an effect of 1.2 the network does not learn the combination "
-            f"({cells('combination-1.2', MEAN_GATE)} and {cells('switch-1.2', MEAN_GATE)}), nor "
-            f"more than a part of the toy's ({cells('toy-combination', MEAN_GATE)}), and its "
+            f"({unseen('combination-1.2', MEAN_GATE)} and {unseen('switch-1.2', MEAN_GATE)}), nor "
+            f"more than a part of the toy's ({unseen('toy-combination', MEAN_GATE)}), and its "
             f"attribution finds little there "
             f"(recall "
             f"{to([r for case in SMALL_EFFECT for r in of_network(case, 'recall')])}). "
             f"Boosted trees have "
-            f"{listed([cells(c, TREES) for c in SMALL_EFFECT])}."
+            f"{listed([unseen(c, TREES) for c in SMALL_EFFECT])}."
         ),
         "q": of_other_genes,
         "additive pairs": lambda: (

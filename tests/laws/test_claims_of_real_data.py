@@ -26,7 +26,7 @@ def found(name: str) -> dict[str, Any]:
     return result
 
 
-def cells(name: str) -> dict[str, Any]:
+def facts(name: str) -> dict[str, Any]:
     counted: dict[str, Any] = found(name)["cells"]
     return counted
 
@@ -67,19 +67,19 @@ CLAIMS: dict[str, Callable[[], str]] = {
         "{scikit-learn}"
     ).format(date=found("bmmc")["date"], **found("bmmc")["versions"]),
     "marrow, cells": lambda: (
-        f"{cells('bmmc')['n_cells']} cells of all types × {cells('bmmc')['n_genes']:,} genes, "
+        f"{facts('bmmc')['n_cells']} cells of all types × {facts('bmmc')['n_genes']:,} genes, "
         f"{said('bmmc', r'(\d+) proteins')[1]} proteins"
     ),
     "marrow, mixture": lambda: "({1} against {0})".format(
         *said("bmmc", r"BIC (\d+) with two components, (\d+) with one").groups()
     ),
     "marrow, Ashman": lambda: f"although Ashman's D is {said('bmmc', r'D = ([\d.]+)')[1]}",
-    "marrow, thirds": lambda: f"{set(cells('bmmc')['classes'].values()).pop()} cells each",
+    "marrow, thirds": lambda: f"{set(facts('bmmc')['classes'].values()).pop()} cells each",
     "marrow, split": lambda: "one donor trains ({train} labelled cells; {val} more decide".format(
-        **cells("bmmc")["labelled_in_split"]
+        **facts("bmmc")["labelled_in_split"]
     ),
     "marrow, held out": lambda: "held out ({test} labelled cells)".format(
-        **cells("bmmc")["labelled_in_split"]
+        **facts("bmmc")["labelled_in_split"]
     ),
     "marrow, lead": lambda: lead("bmmc"),
     "marrow, cost": lambda: (
@@ -91,27 +91,27 @@ CLAIMS: dict[str, Callable[[], str]] = {
         "{} % of hidden genes in the right bin, where guessing a cell's commonest bin gets {} %"
     ).format(*pretraining("bmmc")),
     "marrow, gene": lambda: (
-        f"found in {100 * cells('bmmc')['detected']:.0f} % of the cells, and follows the "
-        f"protein weakly (Spearman's ρ {cells('bmmc')['rho']:.2f} "
-        f"over all cells, {cells('bmmc')['rho_within_donors']:.2f} within donors)"
+        f"found in {100 * facts('bmmc')['detected']:.0f} % of the cells, and follows the "
+        f"protein weakly (Spearman's ρ {facts('bmmc')['rho']:.2f} "
+        f"over all cells, {facts('bmmc')['rho_within_donors']:.2f} within donors)"
     ),
     "marrow, red cells": lambda: (
-        f"{cells('bmmc')['erythroid']['CD49d+']} of the {cells('bmmc')['classes']['CD49d+']} "
+        f"{facts('bmmc')['erythroid']['CD49d+']} of the {facts('bmmc')['classes']['CD49d+']} "
         f"high cells"
     ),
     "blood, cells": lambda: (
-        f"{cells('pbmc')['n_cells']:,} cells × {cells('pbmc')['n_genes']:,} variable genes"
+        f"{facts('pbmc')['n_cells']:,} cells × {facts('pbmc')['n_genes']:,} variable genes"
     ),
     "blood, also": lambda: (
         f"RNA of {said('pbmc', r'([\d,]+) cells, [\d,]+ shared genes')[1]} PBMC of another person"
     ),
     "blood, labels": lambda: (
-        f"{cells('pbmc')['n_labelled']:,} of {cells('pbmc')['n_cells']:,} cells are labelled "
-        f"({100 * cells('pbmc')['n_labelled'] / cells('pbmc')['n_cells']:.0f} %; "
-        f"{cells('pbmc')['classes']['CD45RA+']:,} positive)"
+        f"{facts('pbmc')['n_labelled']:,} of {facts('pbmc')['n_cells']:,} cells are labelled "
+        f"({100 * facts('pbmc')['n_labelled'] / facts('pbmc')['n_cells']:.0f} %; "
+        f"{facts('pbmc')['classes']['CD45RA+']:,} positive)"
     ),
     "blood, split": lambda: "{train:,} labelled cells train, {test} are held out".format(
-        **cells("pbmc")["labelled_in_split"]
+        **facts("pbmc")["labelled_in_split"]
     ),
     "blood, lead": lambda: lead("pbmc"),
     "blood, pretraining": lambda: (
@@ -162,16 +162,16 @@ def test_genes_that_the_page_names_are_among_the_first(name: str) -> None:
         "pbmc": ("largest difference in attention", "cell type again"),
     }[name]
     passage = text().partition(start)[2].partition(end)[0]
-    first = {gene for genes in cells(name)["attention"].values() for gene in genes}
+    first = {gene for genes in facts(name)["attention"].values() for gene in genes}
     named = set(re.findall(r"\*([A-Z0-9]+)\*", passage))
     assert len(named) >= 5
     assert named <= first
 
 
 def test_what_the_low_cells_are() -> None:
-    kinds = cells("bmmc")["cell_types"]["CD49d-"]
+    kinds = facts("bmmc")["cell_types"]["CD49d-"]
     assert (
         sum(n for kind, n in kinds.items() if "naive" in kind or "Mono" in kind)
-        > cells("bmmc")["classes"]["CD49d-"] / 2
+        > facts("bmmc")["classes"]["CD49d-"] / 2
     )
-    assert cells("bmmc")["erythroid"]["CD49d-"] == 1
+    assert facts("bmmc")["erythroid"]["CD49d-"] == 1

@@ -11,6 +11,7 @@ import json
 import re
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,9 @@ mpl.use("agg")
 pp, tl = sc_cll.pp, sc_cll.tl
 pytestmark = pytest.mark.filterwarnings("ignore:.*names are not unique:UserWarning")
 
-N, GENES = 60, ["ITGA4", "CD19", "CD5", *[f"G{i}" for i in range(22)]]
-
-
-def cells(seed: int = 0) -> AnnData:
-    """Sixty cells of six donors with counts in X, labels, split and protein."""
-    return _make.cells(
-        N, genes=GENES, n_genes=len(GENES), classes=("neg", "pos"), protein=True, rng=seed
-    )
+GENES = ["ITGA4", "CD19", "CD5", *[f"G{i}" for i in range(22)]]
+# sixty cells of six donors with counts in X, labels, split and protein
+cite = partial(_make.cells, 60, genes=GENES, classes=("neg", "pos"), protein=True)
 
 
 # -- what reads counts: each call gives plain arrays that can be compared
@@ -249,7 +245,7 @@ def _close(found: list[Any], plain: list[Any]) -> None:
 
 @pytest.fixture(scope="module")
 def plain() -> dict[str, list[Any]]:
-    return {name: call(cells()) for name, call in VERBS.items()}
+    return {name: call(cite()) for name, call in VERBS.items()}
 
 
 @pytest.mark.parametrize("form", SAME)
@@ -257,7 +253,7 @@ def test_an_odd_form_gives_the_result_of_the_plain_one(
     form: str, plain: dict[str, list[Any]]
 ) -> None:
     for name, call in VERBS.items():
-        adata, layer = SAME[form](cells())
+        adata, layer = SAME[form](cite())
         if name == "estimators.OnMatrix" and layer is not None:
             continue  # takes X
         _close(call(adata, layer) if layer is not None else call(adata), plain[name])
@@ -373,7 +369,7 @@ REFUSED: dict[str, tuple[Callable[[AnnData], AnnData | None], str]] = {
 def test_a_refusal_says_what_to_do_and_that_works(form: str, plain: dict[str, list[Any]]) -> None:
     spoil, sentence = REFUSED[form]
     for name, call in VERBS.items():
-        adata = cells()
+        adata = cite()
         adata = spoil(adata) or adata
         if form == "antibodies" and name == "pp.align_genes":
             continue  # leaves them out
@@ -404,7 +400,7 @@ def test_a_refusal_says_what_to_do_and_that_works(form: str, plain: dict[str, li
 
 @pytest.mark.parametrize("verb", ["pp.bin_expression", "pp.align_genes", "tl.signature"])
 def test_cells_that_are_on_disk(verb: str, tmp_path: Path, plain: dict[str, list[Any]]) -> None:
-    cells().write_h5ad(tmp_path / "a.h5ad")
+    cite().write_h5ad(tmp_path / "a.h5ad")
     on_disk = [ad.read_h5ad(tmp_path / "a.h5ad", backed="r")]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -418,16 +414,16 @@ def test_cells_that_are_on_disk(verb: str, tmp_path: Path, plain: dict[str, list
 
 
 def test_round_off_is_on_record() -> None:
-    adata, _ = SAME["from the logarithm"](cells())
+    adata, _ = SAME["from the logarithm"](cite())
     pp.bin_expression(adata)
     assert adata.uns["binned"]["params"]["n_rounded"] > 0
-    plain = cells()
+    plain = cite()
     pp.bin_expression(plain)
     assert "n_rounded" not in plain.uns["binned"]["params"]
 
 
 def test_float16_that_lost_counts_is_told() -> None:
-    adata = cells()
+    adata = cite()
     x = adata.X.toarray()
     x[3, 4] = 3001
     adata.X = x.astype(np.float16)
@@ -436,7 +432,7 @@ def test_float16_that_lost_counts_is_told() -> None:
 
 
 def test_logarithms_are_not_called_fractions() -> None:
-    adata = cells()
+    adata = cite()
     _logged(adata)
     with pytest.raises(ValueError, match="looks log-transformed") as error:
         pp.bin_expression(adata)
@@ -466,14 +462,14 @@ def test_antibodies_are_left_out_of_new_objects(
 ) -> None:
     """Also where their rows come first, so that the gene is the one that is renamed."""
     pytest.importorskip("annbatch")
-    both = _antibodies(cells())
+    both = _antibodies(cite())
     both.var_names = [*GENES, "CD19", "CD5", "CD49d"]
     both.var = pd.DataFrame({column: [gene] * len(GENES) + [other] * 3}, index=both.var_names)
     if first:
         both = both[:, [25, 26, 27, *range(25)]].copy()
     both.var_names_make_unique()
     aligned = pp.align_genes(both, GENES)
-    np.testing.assert_array_equal(aligned.X.toarray(), cells().X.toarray())
+    np.testing.assert_array_equal(aligned.X.toarray(), cite().X.toarray())
     assert len(aligned.uns["align_genes"]["no_genes"]) == 3
     assert len(GeneVocab.of(both)) == len(GENES)
     both.write_h5ad(tmp_path / "a.h5ad")
@@ -488,34 +484,34 @@ def test_antibodies_are_left_out_of_new_objects(
         3,
     )
     assert set(record["renamed"]) == ({"CD19-1", "CD5-1"} if first else set())
-    assert record["n_tokens"] == cells().X.nnz
+    assert record["n_tokens"] == cite().X.nnz
 
 
 @pytest.mark.parametrize("words", [["protein_coding", "lncRNA"], ["a", "b"], [None, None]])
 def test_a_column_of_other_words_hides_no_gene(words: list[str | None]) -> None:
-    adata = cells()
+    adata = cite()
     adata.var["feature_types"] = [words[i % 2] for i in range(adata.n_vars)]
-    np.testing.assert_array_equal(_bin(adata)[0], _bin(cells())[0])
+    np.testing.assert_array_equal(_bin(adata)[0], _bin(cite())[0])
 
 
 def test_a_row_of_which_nothing_is_said_is_a_question() -> None:
-    both = _antibodies(cells())
+    both = _antibodies(cite())
     both.var["feature_types"] = ["Gene Expression"] * len(GENES) + [None] * 3
     with pytest.raises(ValueError, match=r"says nothing of 3 rows .'CD19-1'.*are they genes"):
         pp.bin_expression(both)
 
 
 def test_a_vendors_mark_is_enough() -> None:
-    both = _antibodies(cells())
+    both = _antibodies(cite())
     del both.var["feature_types"]
     both.var_names = [*GENES, "CD19_TotalSeqB", "CD5_TotalSeqB", "CD49d|ITGA4|AHS0063|pAbO"]
     with pytest.raises(ValueError, match="their names say so") as error:
         pp.bin_expression(both)
-    np.testing.assert_array_equal(_bin(mended(both, str(error.value)))[0], _bin(cells())[0])
+    np.testing.assert_array_equal(_bin(mended(both, str(error.value)))[0], _bin(cite())[0])
 
 
 def test_an_object_without_a_gene_is_refused() -> None:
-    both = _antibodies(cells())
+    both = _antibodies(cite())
     for call in (pp.bin_expression, lambda a: pp.align_genes(a, GENES), lambda a: GeneVocab.of(a)):
         with pytest.raises(
             ValueError,
@@ -525,7 +521,7 @@ def test_an_object_without_a_gene_is_refused() -> None:
 
 
 def test_tokens_of_antibodies_reach_no_model() -> None:
-    both = _antibodies(cells())
+    both = _antibodies(cite())
     column = both.var.pop("feature_types")
     pp.bin_expression(both)  # nobody could know
     both.var["feature_types"] = column
@@ -534,13 +530,13 @@ def test_tokens_of_antibodies_reach_no_model() -> None:
 
 
 def test_antibodies_of_raw_are_no_genes() -> None:
-    adata = cells()
-    both = _antibodies(cells())
+    adata = cite()
+    both = _antibodies(cite())
     adata.raw = both
     _logged(adata)
-    np.testing.assert_array_equal(_bin(adata, "raw")[0], _bin(cells())[0])
+    np.testing.assert_array_equal(_bin(adata, "raw")[0], _bin(cite())[0])
     aligned = pp.align_genes(adata, GENES, layer="raw")
-    np.testing.assert_array_equal(aligned.X.toarray(), cells().X.toarray())
+    np.testing.assert_array_equal(aligned.X.toarray(), cite().X.toarray())
 
 
 # -- the corpus
@@ -559,7 +555,7 @@ def _corpus(
     )
     found = ad.read_zarr(folder / "c.zarr" / "train" / "dataset_0")
     found.obs_names = [name.split(":")[1] for name in found.obs_names]
-    return found[cells().obs_names].to_df()
+    return found[cite().obs_names].to_df()
 
 
 CORPUS = [
@@ -579,9 +575,9 @@ CORPUS = [
 @pytest.mark.parametrize("ending", ["h5ad", "zarr"])
 def test_a_corpus_reads_the_same_forms(form: str, ending: str, tmp_path: Path) -> None:
     pytest.importorskip("annbatch")
-    adata, layer = SAME[form](cells())
+    adata, layer = SAME[form](cite())
     np.testing.assert_array_equal(
-        _corpus(adata, tmp_path, layer, ending).to_numpy(), cells().X.toarray()
+        _corpus(adata, tmp_path, layer, ending).to_numpy(), cite().X.toarray()
     )
 
 
@@ -591,7 +587,7 @@ def test_a_corpus_reads_the_same_forms(form: str, ending: str, tmp_path: Path) -
 def test_a_corpus_says_the_same(form: str, tmp_path: Path) -> None:
     pytest.importorskip("annbatch")
     spoil, sentence = REFUSED[form]
-    adata = cells()
+    adata = cite()
     spoil(adata)
     with pytest.raises(ValueError, match=sentence) as error:
         _corpus(adata, tmp_path)
@@ -600,7 +596,7 @@ def test_a_corpus_says_the_same(form: str, tmp_path: Path) -> None:
     if named := re.search(r"pass layer='(\w+)'", str(error.value)):
         (tmp_path / "second").mkdir()
         found = _corpus(adata, tmp_path / "second", named[1])
-        np.testing.assert_array_equal(found.to_numpy(), cells().X.toarray())
+        np.testing.assert_array_equal(found.to_numpy(), cite().X.toarray())
 
 
 # -- names with a genome before them
@@ -611,10 +607,10 @@ def test_a_corpus_says_the_same(form: str, tmp_path: Path) -> None:
     "prefix", ["GRCh38_", "GRCh38______", "GRCh38-", "hg38_", "hg19_", "GRCh38-2020-A_", "grch38_"]
 )
 def test_a_genome_before_a_name_is_not_part_of_it(prefix: str) -> None:
-    adata = cells()
+    adata = cite()
     adata.var_names = [prefix + gene for gene in GENES]
     aligned = pp.align_genes(adata, GENES)
-    np.testing.assert_array_equal(aligned.X.toarray(), cells().X.toarray())
+    np.testing.assert_array_equal(aligned.X.toarray(), cite().X.toarray())
     assert set(aligned.uns["align_genes"]["renamed"]["how"]) == {"genome"}
 
 

@@ -5,7 +5,6 @@ command line with code 2.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import scbert_cll as sc_cll
 from scbert_cll.__main__ import main
 from scbert_cll.estimators import ScBERTEstimator
 from scbert_cll.model.training.devices import device_of, training_device
-from tests import _make
+from tests._make import few_cells
 
 NETWORK = {"n_hidden": 8, "n_heads": 2, "gene_embedding": "learned"}
 needs_none = pytest.mark.skipif(
@@ -24,11 +23,8 @@ needs_none = pytest.mark.skipif(
 )
 
 
-cells = partial(_make.cells, 24, 10, classes=("-", "+"), binned=True)
-
-
 def model(kind: Any = sc_cll.ScBERT) -> Any:
-    adata = cells()
+    adata = few_cells()
     kind.setup_anndata(
         adata, **({"labels_key": "cd49d"} if kind is sc_cll.ScBERTClassifier else {})
     )
@@ -43,17 +39,17 @@ def saved(folder: Path) -> Path:
 
 
 DOORS: dict[str, Callable[..., Any]] = {
-    "tl.pretrain": lambda folder, **asked: sc_cll.tl.pretrain(cells(), **asked),
-    "tl.finetune": lambda folder, **asked: sc_cll.tl.finetune(cells(), **asked),
+    "tl.pretrain": lambda folder, **asked: sc_cll.tl.pretrain(few_cells(), **asked),
+    "tl.finetune": lambda folder, **asked: sc_cll.tl.finetune(few_cells(), **asked),
     "ScBERT.train": lambda folder, **asked: model().train(1, **asked),
     "ScBERTClassifier.train": lambda folder, **asked: model(sc_cll.ScBERTClassifier).train(
         1, **asked
     ),
     "ScBERTEstimator": lambda folder, **asked: ScBERTEstimator(**split(asked)).fit(
-        cells(), cells().obs["cd49d"]
+        few_cells(), few_cells().obs["cd49d"]
     ),
     "tl.cross_validate": lambda folder, **asked: sc_cll.tl.cross_validate(
-        cells(), models={"own": ScBERTEstimator(**split(asked))}
+        few_cells(), models={"own": ScBERTEstimator(**split(asked))}
     ),
     "load": lambda folder, **asked: sc_cll.ScBERT.load(saved(folder), **asked),
     "from_pretrained": lambda folder, **asked: sc_cll.ScBERT.from_pretrained(

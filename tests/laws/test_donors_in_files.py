@@ -14,23 +14,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
-from scipy import sparse
 
 import scbert_cll as sc_cll
+from tests._make import cells_of_donors
 
 
 @pytest.fixture(autouse=True)
 def _settings() -> Iterator[None]:
     yield
     sc_cll.settings.reset()
-
-
-def cells(donor: Any, seed: int = 0) -> AnnData:
-    rng = np.random.default_rng(seed)
-    adata = AnnData(sparse.csr_matrix(rng.poisson(2.0, (len(donor), 12)).astype(np.float32)))
-    adata.obs_names = [f"cell{i}" for i in range(len(donor))]
-    adata.obs["donor"] = pd.Series(donor, adata.obs_names)
-    return adata
 
 
 def built(folder: Path, *adatas: AnnData, name: str = "c", **asked: Any) -> dict[str, Any]:
@@ -45,18 +37,18 @@ def built(folder: Path, *adatas: AnnData, name: str = "c", **asked: Any) -> dict
 @pytest.mark.parametrize("seed", range(4))
 def test_a_donor_of_two_files_is_on_one_side(seed: int, tmp_path: Path) -> None:
     files = [
-        cells(np.repeat([1, 2, 3], 20)),
-        cells(np.repeat([1.0, 2.0, 3.0], 20), 1),
-        cells(pd.Categorical(np.repeat(["1", "2 ", " 3"], 20)), 2),
-        cells(pd.array(np.repeat([1, 2, 3], 20), dtype="Int64"), 3),
-        cells(np.repeat(["1.0", "2.0", "3.0"], 20), 4),
+        cells_of_donors(np.repeat([1, 2, 3], 20)),
+        cells_of_donors(np.repeat([1.0, 2.0, 3.0], 20), 1),
+        cells_of_donors(pd.Categorical(np.repeat(["1", "2 ", " 3"], 20)), 2),
+        cells_of_donors(pd.array(np.repeat([1, 2, 3], 20), dtype="Int64"), 3),
+        cells_of_donors(np.repeat(["1.0", "2.0", "3.0"], 20), 4),
     ]
     donors = built(tmp_path, *files, val_fraction=0.3, rng=seed)["donors"]
     assert sorted(donors["train"] + donors["val"]) == ["1", "2", "3"]
 
 
 def test_donors_to_hold_out_may_be_numbers(tmp_path: Path) -> None:
-    adata = cells(np.repeat([1.0, 2.0, 3.0], 20))
+    adata = cells_of_donors(np.repeat([1.0, 2.0, 3.0], 20))
     assert built(tmp_path, adata, val_donors=[1, 2.0], name="a")["donors"]["val"] == ["1", "2"]
     assert built(tmp_path, adata, val_donors=3, name="b")["donors"]["val"] == ["3"]
     with pytest.raises(
@@ -68,8 +60,8 @@ def test_donors_to_hold_out_may_be_numbers(tmp_path: Path) -> None:
 
 def test_what_is_no_donor_is_not_in_a_corpus(tmp_path: Path) -> None:
     files = [
-        cells(np.repeat(["0", "1", "0/1", "unassigned"], 10)),
-        cells(np.repeat(["1", "P1", "Doublet", ""], 10), 1),
+        cells_of_donors(np.repeat(["0", "1", "0/1", "unassigned"], 10)),
+        cells_of_donors(np.repeat(["1", "P1", "Doublet", ""], 10), 1),
     ]
     with pytest.warns(
         UserWarning, match=r"^40 cells are left out, since they have no donor: obs\['donor'\] says"
@@ -91,7 +83,7 @@ def test_a_file_without_any_donor_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"No cell has a donor: obs\['donor'\] holds 'Doublet', 'Singlet'"
     ):
-        built(tmp_path, cells(np.repeat(["Singlet", "Doublet"], 10)), val_fraction=0)
+        built(tmp_path, cells_of_donors(np.repeat(["Singlet", "Doublet"], 10)), val_fraction=0)
 
 
 def test_names_that_may_be_one_are_said_over_files(tmp_path: Path) -> None:
@@ -100,14 +92,14 @@ def test_names_that_may_be_one_are_said_over_files(tmp_path: Path) -> None:
     ):
         built(
             tmp_path,
-            cells(np.repeat(["P1", "1"], 10)),
-            cells(np.repeat(["p1", "01"], 10), 1),
+            cells_of_donors(np.repeat(["P1", "1"], 10)),
+            cells_of_donors(np.repeat(["p1", "01"], 10), 1),
             val_donors="1",
         )
 
 
 def test_a_missing_donor_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    adata = cells([1.0] * 10 + [np.nan] * 2)
+    adata = cells_of_donors([1.0] * 10 + [np.nan] * 2)
     with pytest.raises(
         ValueError,
         match=r"obs\['donor'\] is missing for 2 cells \('cell10', 'cell11'\); fill it or drop",
@@ -117,7 +109,7 @@ def test_a_missing_donor_is_refused_with_what_to_do(tmp_path: Path) -> None:
 
 def of_two(donor: str, where: str) -> tuple[mudata.MuData, pd.Series]:
     """RNA and protein of cells in different orders, with donors in the obs of one or of both."""
-    rna = cells(np.repeat(["P1", "P2", "P3"], 12))
+    rna = cells_of_donors(np.repeat(["P1", "P2", "P3"], 12))
     known = rna.obs.pop("donor").astype(str)
     rng = np.random.default_rng(1)
     counts = rng.poisson(5.0, (36, 2)) + np.where(np.arange(36) % 2, 60, 0)[:, None] * [1, 0]

@@ -20,6 +20,7 @@ from scbert_cll._signature import moderated
 from scbert_cll._signature.design import size_factors
 from scbert_cll._signature.report import criteria
 from scbert_cll.tl._patient_cd49d import calibration
+from tests import _make
 
 # ---- bins
 
@@ -263,17 +264,17 @@ def test_p_of_a_gate_counts_the_value_itself_and_its_ties(null: list[int], value
 
 
 @pytest.fixture(scope="module")
-def cohort() -> AnnData:
-    return sc_cll.datasets.cll_cohort(rng=1)
+def patients() -> AnnData:
+    return _make.cohort(300, 1500, rng=1)
 
 
 @pytest.mark.parametrize("sign", [1, -1], ids=["harmful", "protective"])
 @pytest.mark.parametrize("which", ["signature", "decoy"])
 def test_p_among_random_sets_is_two_sided_and_never_zero(
-    cohort: AnnData, which: str, sign: int
+    patients: AnnData, which: str, sign: int
 ) -> None:
     """By hand from the table of z."""
-    adata = cohort.copy()
+    adata = patients.copy()
     signature = adata.uns["truth"][which].copy()
     signature["weight"] = sign * signature.get("weight", 1.0)
     report = sc_cll.tl.prognosis(

@@ -93,11 +93,12 @@ CELLS = """
 import os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from tests.laws.test_power import both, cells, write_cells
+from tests._make import graded_cells
+from tests.laws.test_power import both, write_cells
 
 path = Path(sys.argv[2])
 try:
-    write_cells(path, cells(1) if path.suffix == ".h5ad" else both(1))
+    write_cells(path, graded_cells(1) if path.suffix == ".h5ad" else both(1))
 except OSError as error:
     sys.stdout.write(f"{error.errno} {error}")
 sys.stdout.flush()

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import scbert_cll as sc_cll
 from scbert_cll.__main__ import main
 from scbert_cll.estimators import Resampled, ScBERTEstimator
 from scbert_cll.nn import Performer
-from tests import _make
+from tests._make import few_cells
 
 NETWORK = {"n_hidden": 8, "n_heads": 2, "gene_embedding": "learned"}
 HABITS = {
@@ -27,9 +26,6 @@ HABITS = {
     "learning_rate": "lr",
     "epochs": "max_epochs",
 }
-
-
-cells = partial(_make.cells, 24, 10, classes=("-", "+"), binned=True)
 
 
 def pretrained(adata: AnnData) -> sc_cll.ScBERT:
@@ -43,14 +39,17 @@ def from_scratch(adata: AnnData) -> sc_cll.ScBERTClassifier:
 
 
 def checkpoint(kind: Any, folder: Path, **asked: Any) -> Any:
-    pretrained(cells()).save(folder / "model")
+    pretrained(few_cells()).save(folder / "model")
     return kind.from_scbert_checkpoint(folder / "none.pth", vocab=["A"], **asked)
 
 
 # every public function that takes more than it lists: how it is called, and an argument it has
 OPEN: dict[str, tuple[Callable[..., Any], str]] = {
-    "tl.pretrain": (lambda folder, **asked: sc_cll.tl.pretrain(cells(), **asked), "weight_decay"),
-    "tl.finetune": (lambda folder, **asked: sc_cll.tl.finetune(cells(), **asked), "labels_key"),
+    "tl.pretrain": (
+        lambda folder, **asked: sc_cll.tl.pretrain(few_cells(), **asked),
+        "weight_decay",
+    ),
+    "tl.finetune": (lambda folder, **asked: sc_cll.tl.finetune(few_cells(), **asked), "labels_key"),
     "ScBERT": (
         lambda folder, **asked: sc_cll.ScBERT(cells_set_up(sc_cll.ScBERT), **asked),
         "n_layers",
@@ -62,16 +61,16 @@ OPEN: dict[str, tuple[Callable[..., Any], str]] = {
         "n_layers",
     ),
     "ScBERT.train": (
-        lambda folder, **asked: pretrained(cells()).train(1, **asked),
+        lambda folder, **asked: pretrained(few_cells()).train(1, **asked),
         "mask_fraction",
     ),
     "ScBERTClassifier.train": (
-        lambda folder, **asked: from_scratch(cells()).train(1, **asked),
+        lambda folder, **asked: from_scratch(few_cells()).train(1, **asked),
         "token_drop",
     ),
     "ScBERTClassifier.from_pretrained": (
         lambda folder, **asked: sc_cll.ScBERTClassifier.from_pretrained(
-            pretrained(cells()), labels_key="cd49d", **asked
+            pretrained(few_cells()), labels_key="cd49d", **asked
         ),
         "dropout",
     ),
@@ -99,7 +98,7 @@ OPEN: dict[str, tuple[Callable[..., Any], str]] = {
 
 
 def cells_set_up(kind: Any) -> AnnData:
-    adata = cells()
+    adata = few_cells()
     kind.setup_anndata(
         adata, **({"labels_key": "cd49d"} if kind is sc_cll.ScBERTClassifier else {})
     )
@@ -111,7 +110,7 @@ class Corpus:
 
     genes = pd.Index([f"{i}" for i in range(10)])
     without_cells = AnnData(var=pd.DataFrame(index=genes))
-    binning = property(lambda self: cells().uns["binned"])
+    binning = property(lambda self: few_cells().uns["binned"])
 
     def classes(self, labels_key: str) -> list[str]:
         return ["-", "+"]
@@ -178,7 +177,7 @@ def test_words_of_other_packages_are_understood(name: str, habit: str, tmp_path:
 @pytest.mark.parametrize("verb", [sc_cll.tl.pretrain, sc_cll.tl.finetune])
 @pytest.mark.usefixtures("nothing_runs")
 def test_a_choice_of_the_network_too_and_the_object_stays(verb: Callable[..., Any]) -> None:
-    adata = cells()
+    adata = few_cells()
     before = adata.copy()
     with pytest.raises(
         TypeError, match=r"The network has no argument 'n_layer' .did you mean 'n_layers'"
@@ -204,7 +203,7 @@ def test_estimators_too_before_the_first_fold(
     asked: dict[str, Any], nearest: str, wrapped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model: Any = ScBERTEstimator(**asked)
-    adata = cells()
+    adata = few_cells()
     with pytest.raises(TypeError, match=f"did you mean '{nearest}'"):
         model.fit(adata, adata.obs["cd49d"])
     monkeypatch.setattr(
@@ -242,7 +241,7 @@ def test_the_command_line_before_it_reads_a_cell(
 
 
 def test_what_exists_is_taken() -> None:
-    adata = cells()
+    adata = few_cells()
     quiet = {"accelerator": "cpu", "enable_progress_bar": False, "batch_size": 8}
     model = sc_cll.tl.pretrain(
         adata, network=NETWORK, max_epochs=1, gradient_clip_val=1.0, weight_decay=0.1, **quiet

@@ -60,7 +60,7 @@ MISSING = {"nan": "nan", "NA": "NA", "None": "None", "empty": ""}
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
 
 
-def cells(kind: str = "integers", labels: Any = None) -> AnnData:
+def labelled_cells(kind: str = "integers", labels: Any = None) -> AnnData:
     rng, n = np.random.default_rng(0), 180
     y = np.arange(n) % 3
     mean = np.tile(rng.gamma(1.0, 2.0, 20) + 0.5, (n, 1))
@@ -81,7 +81,7 @@ def cells(kind: str = "integers", labels: Any = None) -> AnnData:
 
 @EVERY_KIND
 def test_classes_have_names(kind: str) -> None:
-    adata, wanted = cells(kind), KINDS[kind][1]
+    adata, wanted = labelled_cells(kind), KINDS[kind][1]
     assert _checks.adata.classes(adata.obs["label"], "label") == wanted
     codes = _checks.adata.labels(adata, "label", wanted, np.arange(adata.n_obs))
     names = np.array([*wanted, None], dtype=object)[codes]
@@ -95,7 +95,7 @@ def test_classes_have_names(kind: str) -> None:
 
 @EVERY_KIND
 def test_the_same_in_memory_after_a_file_and_in_a_corpus(kind: str, tmp_path: Path) -> None:
-    adata, wanted = cells(kind), KINDS[kind][1]
+    adata, wanted = labelled_cells(kind), KINDS[kind][1]
     names = _checks.people.class_names(adata.obs["label"])
     for end, read, write in (
         ("h5ad", ad.read_h5ad, "write_h5ad"),
@@ -130,7 +130,7 @@ def test_the_same_in_memory_after_a_file_and_in_a_corpus(kind: str, tmp_path: Pa
 @pytest.mark.parametrize("word", MISSING)
 def test_a_class_with_the_name_of_nothing_is_a_class_and_is_said(word: str, tmp_path: Path) -> None:
     name = MISSING[word]
-    adata = cells(labels=lambda y: np.array([name, "x", "y"], dtype=object)[y])
+    adata = labelled_cells(labels=lambda y: np.array([name, "x", "y"], dtype=object)[y])
     adata.write_h5ad(tmp_path / "cells.h5ad")
     sc_cll.pp.build_corpus(
         [tmp_path / "cells.h5ad"],
@@ -166,7 +166,7 @@ def test_verbs_take_labels_of_any_type(kind: str) -> None:
     """The result does not depend on how classes are spelled, and names are those of the classes."""
     found = {}
     for how in ("as it is", "as text"):
-        adata = cells(kind)
+        adata = labelled_cells(kind)
         if how == "as text":
             names = _checks.people.class_names(adata.obs["label"])
             adata.obs["label"] = pd.Categorical(names, KINDS[kind][1])
@@ -201,7 +201,7 @@ def test_verbs_take_labels_of_any_type(kind: str) -> None:
 
 
 def test_a_class_called_unassigned(tmp_path: Path) -> None:
-    adata = cells("names of something else")
+    adata = labelled_cells("names of something else")
     sc_cll.pp.bin_expression(adata)
     model = sc_cll.tl.finetune(adata, labels_key="label", network=NETWORK, **FAST)
     with pytest.warns(UserWarning, match="The model has a class called 'unassigned'"):
@@ -232,7 +232,7 @@ def test_a_class_called_unassigned(tmp_path: Path) -> None:
     "kind", ["integers", "booleans", "unused levels", "floats with missing values"]
 )
 def test_a_model_learns_and_predicts_from_a_corpus(kind: str, tmp_path: Path) -> None:
-    adata = cells(kind)
+    adata = labelled_cells(kind)
     adata.write_h5ad(tmp_path / "cells.h5ad")
     sc_cll.pp.build_corpus(
         [tmp_path / "cells.h5ad"],
@@ -264,7 +264,7 @@ def test_a_model_learns_and_predicts_from_a_corpus(kind: str, tmp_path: Path) ->
 
 
 def test_groups_of_a_corpus_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    adata = cells("integers")
+    adata = labelled_cells("integers")
     adata.write_h5ad(tmp_path / "cells.h5ad")
     sc_cll.pp.build_corpus(
         [tmp_path / "cells.h5ad"],
@@ -284,7 +284,7 @@ def test_groups_of_a_corpus_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("name", ["cells", "cells (class)"])
 def test_a_class_called_as_a_column_of_the_table(name: str) -> None:
-    adata = cells(labels=lambda y: np.array([name, "donor", "split"], dtype=object)[y % 3])
+    adata = labelled_cells(labels=lambda y: np.array([name, "donor", "split"], dtype=object)[y % 3])
     sc_cll.pp.split_donors(adata, "donor", labels_key="label")
     table = adata.uns["split"]["donors"]
     assert table["n_cells"].sum() == adata.n_obs
@@ -299,7 +299,7 @@ def test_files_that_differ_in_their_order(tmp_path: Path) -> None:
     def built(name: str, *orders: list[str]) -> list[str]:
         paths = []
         for i, order in enumerate(orders):
-            adata = cells(
+            adata = labelled_cells(
                 labels=lambda y, order=order: pd.Categorical(np.array(order)[y % len(order)], order)
             )
             adata.obs["donor"] = adata.obs["donor"] + f"of{i}"

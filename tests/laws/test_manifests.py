@@ -14,8 +14,6 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import pytest
-from anndata import AnnData
-from scipy import sparse
 
 import scbert_cll as sc_cll
 from scbert_cll.__main__ import main
@@ -23,6 +21,7 @@ from scbert_cll._corpus import building
 from scbert_cll._corpus.predictions import Shard
 from scbert_cll._disk import formats, in_place
 from scbert_cll._evaluation.store import Done, FoldStore
+from tests._make import graded_cells
 
 GENES = [f"G{i}" for i in range(30)]
 TINY = {
@@ -35,20 +34,11 @@ TINY = {
 }
 
 
-def cells(n: int, rng: int, donors: str) -> AnnData:
-    """Cells with counts, whose tokens tell where a gene stands."""
-    random = np.random.default_rng(rng)
-    X = sparse.csr_matrix(random.poisson(0.3 + np.arange(30) / 12, (n, 30)).astype(np.float32))
-    obs = pd.DataFrame({"donor": random.choice(list(donors), n)}, index=[f"c{i}" for i in range(n)])
-    obs["kind"] = pd.Categorical(random.choice(["a", "b"], n))
-    return AnnData(X, obs=obs, var=pd.DataFrame(index=GENES))
-
-
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("sources")
     for i in range(3):
-        cells(60, i, "ABCDE").write_h5ad(folder / f"f{i}.h5ad")
+        graded_cells(i, 60, "ABCDE").write_h5ad(folder / f"f{i}.h5ad")
     return sorted(folder.iterdir())
 
 

@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
-import numpy as np
-import pandas as pd
 import pytest
 import torch
-from anndata import AnnData
 
 import scbert_cll as sc_cll
 from scbert_cll._disk import formats
 from scbert_cll.estimators import ScBERTEstimator
 from scbert_cll.model.training.checkpoints import RUN, WholeCheckpoints, written
+from tests._make import few_cells
 
 SMALL: dict[str, Any] = {"n_hidden": 8, "n_heads": 2, "gene_embedding": "learned"}
 OLD: dict[str, Any] = SMALL | {"n_features": 12}
@@ -25,35 +23,26 @@ NEW: dict[str, Any] = SMALL | {"n_random_features": 12}
 QUIET: dict[str, Any] = {"accelerator": "cpu", "enable_progress_bar": False}
 
 
-def cells() -> AnnData:
-    rng = np.random.default_rng(0)
-    obs = pd.DataFrame({"cd49d": pd.Categorical(["-", "+"] * 12), "donor": ["A"] * 12 + ["B"] * 12})
-    obs["split"] = ["train"] * 12 + ["val"] * 6 + ["test"] * 6
-    adata = AnnData(rng.poisson(3, (24, 10)).astype("float32"), obs.rename(index=str))
-    sc_cll.pp.bin_expression(adata)
-    return adata
-
-
 def pretrained(network: dict[str, Any]) -> sc_cll.ScBERT:
-    adata = cells()
+    adata = few_cells()
     sc_cll.ScBERT.setup_anndata(adata)
     return sc_cll.ScBERT(adata, **network)
 
 
 def classifier(network: dict[str, Any]) -> sc_cll.ScBERTClassifier:
-    adata = cells()
+    adata = few_cells()
     sc_cll.ScBERTClassifier.setup_anndata(adata, labels_key="cd49d")
     return sc_cll.ScBERTClassifier(adata, **network)
 
 
 def finetuned(network: dict[str, Any]) -> sc_cll.ScBERTClassifier:
     return sc_cll.tl.finetune(
-        cells(), donor_key="donor", network=network, max_epochs=1, batch_size=8, **QUIET
+        few_cells(), donor_key="donor", network=network, max_epochs=1, batch_size=8, **QUIET
     )
 
 
 def fitted(network: dict[str, Any]) -> Any:
-    adata = cells()
+    adata = few_cells()
     choices = {name: value for name, value in network.items() if name != "gene_embedding"}
     estimator = ScBERTEstimator(
         max_epochs=1, gene_embedding="learned", network=choices, accelerator="cpu"
@@ -65,7 +54,7 @@ DOORS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "ScBERT": pretrained,
     "ScBERTClassifier": classifier,
     "tl.pretrain": lambda network: sc_cll.tl.pretrain(
-        cells(),
+        few_cells(),
         gene_embedding=network["gene_embedding"],
         network={name: value for name, value in network.items() if name != "gene_embedding"},
         max_epochs=1,

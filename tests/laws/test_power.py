@@ -20,13 +20,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
-from scipy import sparse
 
 import scbert_cll as sc_cll
 from scbert_cll._disk import formats
 from scbert_cll._disk.cells import write_cells
 from scbert_cll.datasets import _download_geo_series
 from scbert_cll.model.training import checkpoints
+from tests._make import graded_cells
 from tests.laws.disk import Disk
 
 GENES = [f"G{i}" for i in range(30)]
@@ -40,21 +40,11 @@ TINY = {
 }
 
 
-def cells(rng: int) -> AnnData:
-    random = np.random.default_rng(rng)
-    X = sparse.csr_matrix(random.poisson(0.3 + np.arange(30) / 12, (40, 30)).astype(np.float32))
-    obs = pd.DataFrame(
-        {"donor": random.choice(list("ABC"), 40)}, index=[f"c{i}" for i in range(40)]
-    )
-    obs["kind"] = pd.Categorical(random.choice(["a", "b"], 40))
-    return AnnData(X, obs=obs, var=pd.DataFrame(index=GENES))
-
-
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("sources")
     for i in range(2):
-        cells(i).write_h5ad(folder / f"f{i}.h5ad")
+        graded_cells(i).write_h5ad(folder / f"f{i}.h5ad")
     return sorted(folder.iterdir())
 
 
@@ -108,8 +98,8 @@ def table_of(path: Path) -> str:
 
 def both(version: int) -> Any:
     """Two modalities."""
-    protein = AnnData(np.ones((40, 2), np.float32) * version, obs=cells(0).obs[["donor"]])
-    return mudata.MuData({"rna": cells(version), "prot": protein})
+    protein = AnnData(np.ones((40, 2), np.float32) * version, obs=graded_cells(0).obs[["donor"]])
+    return mudata.MuData({"rna": graded_cells(version), "prot": protein})
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +135,7 @@ def works(sources: list[Path], corpus: Path) -> dict[str, Work]:
             "v.csv",
         ),
         "h5ad": Work(
-            lambda path, v: write_cells(path, cells(v)),
+            lambda path, v: write_cells(path, graded_cells(v)),
             lambda path: ad.read_h5ad(path).X.toarray().tolist(),
             "a.h5ad",
         ),

@@ -22,7 +22,7 @@ from anndata import AnnData
 from scbert_cll import tl
 from scbert_cll._process import as_it_was, same_logs, same_random_state, to_change
 from scbert_cll.model import ScBERT
-from tests import _make
+from tests._make import cells
 
 TINY: dict[str, Any] = {"n_hidden": 8, "n_heads": 2, "gene_embedding": "learned", "dropout": 0.2}
 QUICK: dict[str, Any] = {
@@ -31,11 +31,6 @@ QUICK: dict[str, Any] = {
     "accelerator": "cpu",
     "enable_progress_bar": False,
 }
-
-
-def cells() -> AnnData:
-    """60 cells, binned."""
-    return _make.cells(60, 30, binned=True)
 
 
 def model_of(adata: AnnData) -> ScBERT:
@@ -105,7 +100,7 @@ def test_who_handled_signals_before_a_training_does_so_afterwards(
     before = [signal.signal(number, listen) for number in numbers]
     try:
         run = {"checkpoint_dir": tmp_path, "checkpoint_steps": 1} if with_checkpoints else {}
-        model_of(cells()).train(**QUICK | run)
+        model_of(cells(60, binned=True)).train(**QUICK | run)
         assert [signal.getsignal(number) for number in numbers] == [listen, listen]
         os.kill(os.getpid(), signal.SIGTERM)
         assert heard == [signal.SIGTERM]
@@ -118,7 +113,7 @@ def test_a_signal_that_comes_too_late_for_a_checkpoint_is_passed_on(tmp_path: Pa
     heard: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
     try:
-        model = model_of(cells())
+        model = model_of(cells(60, binned=True))
         model.train(checkpoint_dir=tmp_path, callbacks=[Asks()], **QUICK)
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -136,9 +131,9 @@ def trained(adata: AnnData, seed: int) -> ScBERT:
 
 
 def test_trainings_in_two_threads_are_each_the_training_it_is_alone() -> None:
-    alone = [trained(cells(), seed) for seed in (0, 1)]
+    alone = [trained(cells(60, binned=True), seed) for seed in (0, 1)]
     found: dict[int, ScBERT] = {}
-    ready = [cells(), cells()]
+    ready = [cells(60, binned=True), cells(60, binned=True)]
 
     def work(seed: int) -> None:
         found[seed] = trained(ready[seed], seed)
@@ -154,7 +149,7 @@ def test_trainings_in_two_threads_are_each_the_training_it_is_alone() -> None:
 
 
 def test_a_training_is_the_same_with_checkpoints_and_without(tmp_path: Path) -> None:
-    with_them, without = model_of(cells()), model_of(cells())
+    with_them, without = model_of(cells(60, binned=True)), model_of(cells(60, binned=True))
     with_them.train(checkpoint_dir=tmp_path, checkpoint_steps=1, **QUICK)
     without.train(**QUICK)
     for name, weight in without.module.state_dict().items():
@@ -213,13 +208,13 @@ def test_a_logger_that_writes_wants_a_folder(
             ValueError,
             match=rf'logger="{name}" writes into the folder of the run: name checkpoint_dir="run"',
         ):
-            tl.pretrain(cells(), network=TINY, logger=name, **QUICK)
+            tl.pretrain(cells(60, binned=True), network=TINY, logger=name, **QUICK)
     assert list(tmp_path.iterdir()) == []
-    tl.pretrain(cells(), network=TINY, logger="csv", checkpoint_dir="run", **QUICK)
+    tl.pretrain(cells(60, binned=True), network=TINY, logger="csv", checkpoint_dir="run", **QUICK)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_the_number_of_threads_is_recorded() -> None:
-    adata = cells()
+    adata = cells(60, binned=True)
     tl.pretrain(adata, network=TINY, **QUICK)
     assert adata.uns["scbert_pretrain"]["n_threads"] == torch.get_num_threads()

@@ -52,7 +52,7 @@ class Step(NamedTuple):
     needs: str = "numpy"
 
 
-def cells(classes: tuple[str, str]) -> mudata.MuData:
+def cite_of_classes(classes: tuple[str, str]) -> mudata.MuData:
     """40 cells of each donor; the first genes and CD49d go with the class."""
     rng = np.random.default_rng(0)
     n = 40 * len(DONORS)
@@ -175,7 +175,7 @@ def world(request: pytest.FixtureRequest) -> World:
 
 @cache
 def after_all(classes: tuple[str, str]) -> World:
-    mdata = cells(classes)
+    mdata = cite_of_classes(classes)
     adata, after = mdata["rna"], {}
     for name, step in BEFORE.items():
         step.call(mdata, None)

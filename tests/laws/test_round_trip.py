@@ -65,8 +65,9 @@ KINDS: dict[str, dict[str, Any]] = {  # of models; each with 2, 3 and 7 classes
 NAMES = ["pretrained", *(f"{kind}_{n}" for kind in KINDS for n in CLASSES)]
 
 
-def simulate() -> AnnData:
-    """Cells of six donors; each of 42 genes is high in one of seven classes."""
+@pytest.fixture(scope="module")
+def toy() -> AnnData:
+    """Cells of six donors; each of 42 genes is high in one of seven classes. Not to be changed."""
     rng = np.random.default_rng(0)
     code = np.arange(168) % 7
     mean = np.where(np.arange(42) % 7 == code[:, None], 5.0, 0.6)
@@ -115,20 +116,14 @@ def same(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) ->
 
 
 @pytest.fixture(scope="module")
-def cells() -> AnnData:
-    """Not to be changed."""
-    return simulate()
+def models(toy: AnnData) -> dict[str, Any]:
+    return {name: trained(toy, name) for name in NAMES}
 
 
 @pytest.fixture(scope="module")
-def models(cells: AnnData) -> dict[str, Any]:
-    return {name: trained(cells, name) for name in NAMES}
-
-
-@pytest.fixture(scope="module")
-def said(models: dict[str, Any], cells: AnnData) -> dict[str, dict[str, np.ndarray]]:
+def said(models: dict[str, Any], toy: AnnData) -> dict[str, dict[str, np.ndarray]]:
     """What each model said before it was written."""
-    return {name: answers(model, cells) for name, model in models.items()}
+    return {name: answers(model, toy) for name, model in models.items()}
 
 
 @pytest.fixture(scope="module")
@@ -151,8 +146,8 @@ def load(folder: Path, name: str) -> Any:
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("name", NAMES)
-def test_a_saved_model_says_what_it_said(name, folders, said, cells) -> None:
-    same(answers(load(folders, name), cells), said[name])
+def test_a_saved_model_says_what_it_said(name, folders, said, toy) -> None:
+    same(answers(load(folders, name), toy), said[name])
 
 
 def test_saved_again_it_is_the_same_to_the_byte(folders, tmp_path) -> None:
@@ -182,8 +177,8 @@ for folder in folders.iterdir():
 
 
 @pytest.mark.smoke
-def test_in_a_fresh_process_it_says_what_it_said(folders, said, cells, tmp_path) -> None:
-    cells.write_h5ad(tmp_path / "cells.h5ad")
+def test_in_a_fresh_process_it_says_what_it_said(folders, said, toy, tmp_path) -> None:
+    toy.write_h5ad(tmp_path / "cells.h5ad")
     command = [
         sys.executable,
         "-W",
@@ -202,11 +197,11 @@ def test_in_a_fresh_process_it_says_what_it_said(folders, said, cells, tmp_path)
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("name", ["pretrained", *(f"average_{n}" for n in CLASSES)])
-def test_a_folder_for_the_hub_says_what_the_model_said(name, models, said, cells, tmp_path) -> None:
+def test_a_folder_for_the_hub_says_what_the_model_said(name, models, said, toy, tmp_path) -> None:
     pytest.importorskip("huggingface_hub")
     models[name].save_for_hub(tmp_path / name)
     same(
-        answers(type(models[name]).from_pretrained(tmp_path / name, accelerator="cpu"), cells),
+        answers(type(models[name]).from_pretrained(tmp_path / name, accelerator="cpu"), toy),
         said[name],
     )
 
@@ -214,13 +209,13 @@ def test_a_folder_for_the_hub_says_what_the_model_said(name, models, said, cells
 @pytest.mark.smoke
 @pytest.mark.parametrize("n", CLASSES)
 @pytest.mark.filterwarnings("ignore:.* has a class called 'NA'")
-def test_the_command_line_says_what_python_says(n, models, cells, tmp_path) -> None:
+def test_the_command_line_says_what_python_says(n, models, toy, tmp_path) -> None:
     """finetune and predict are two processes for a user: only the folder goes from one to the
     other.
     """
     data, model, out = (str(tmp_path / name) for name in ("cells.h5ad", "model", "out.h5ad"))
-    cells.write_h5ad(data)
-    expected = sc_cll.tl.predict(cells, models[f"average_{n}"], copy=True)
+    toy.write_h5ad(data)
+    expected = sc_cll.tl.predict(toy, models[f"average_{n}"], copy=True)
     network = [word for key, value in TINY.items() for word in (f"--network.{key}", str(value))]
     options = ["--labels-key", f"label_{n}", "--max-epochs", "1", "--accelerator", "cpu"]
     assert main(["finetune", data, "--out", model, *options, *network]) == 0
@@ -237,12 +232,12 @@ def test_the_command_line_says_what_python_says(n, models, cells, tmp_path) -> N
 
 
 @pytest.fixture(scope="module")
-def corpus(cells: AnnData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def corpus(toy: AnnData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("annbatch")
     folder = tmp_path_factory.mktemp("corpus")
-    AnnData(cells.X, obs=cells.obs, var=cells.var).write_h5ad(folder / "a.h5ad")
+    AnnData(toy.X, obs=toy.obs, var=toy.var).write_h5ad(folder / "a.h5ad")
     sc_cll.pp.build_corpus(
-        folder / "a.h5ad", folder / "c.zarr", vocab=GENES, obs_columns=list(cells.obs.columns[2:])
+        folder / "a.h5ad", folder / "c.zarr", vocab=GENES, obs_columns=list(toy.obs.columns[2:])
     )
     return folder / "c.zarr"
 
@@ -250,12 +245,12 @@ def corpus(cells: AnnData, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.smoke
 @pytest.mark.parametrize("name", ["pretrained", *(f"average_{n}" for n in CLASSES)])
 def test_predictions_of_a_corpus_are_those_of_the_model(
-    name, models, said, folders, corpus, cells, tmp_path
+    name, models, said, folders, corpus, toy, tmp_path
 ) -> None:
     sc_cll.tl.predict_corpus(corpus, load(folders, name), tmp_path / "out.zarr")
     found = ad.read_zarr(tmp_path / "out.zarr")
-    rows = cells.obs_names.get_indexer([cell.partition(":")[2] for cell in found.obs_names])
-    assert sorted(rows) == list(range(cells.n_obs))
+    rows = toy.obs_names.get_indexer([cell.partition(":")[2] for cell in found.obs_names])
+    assert sorted(rows) == list(range(toy.n_obs))
     np.testing.assert_allclose(
         found.obsm["X_scbert"], said[name]["latent"][rows], rtol=0, atol=1e-6
     )  # other batches
@@ -269,27 +264,25 @@ def test_predictions_of_a_corpus_are_those_of_the_model(
 
 
 @pytest.mark.parametrize("n", CLASSES)
-def test_a_resumed_training_ends_in_the_same_model(n, cells, tmp_path) -> None:
+def test_a_resumed_training_ends_in_the_same_model(n, toy, tmp_path) -> None:
     more = {"max_epochs": 2, "checkpoint_dir": tmp_path / "run", "checkpoint_steps": 3}
-    whole = answers(trained(cells, f"residual_{n}", **more), cells)
+    whole = answers(trained(toy, f"residual_{n}", **more), toy)
     assert list((tmp_path / "run").glob("*.ckpt"))
     same(
-        answers(trained(cells, f"residual_{n}", **more), cells), whole
+        answers(trained(toy, f"residual_{n}", **more), toy), whole
     )  # goes on from the last checkpoint
 
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("n", CLASSES)
-def test_a_checkpoint_of_scbert_says_what_the_network_said(
-    n, models, said, cells, tmp_path
-) -> None:
+def test_a_checkpoint_of_scbert_says_what_the_network_said(n, models, said, toy, tmp_path) -> None:
     model = models[f"published_{n}"]
     model.to_scbert_checkpoint(tmp_path / "a.pth")
     with warnings.catch_warnings(action="ignore"):  # of attention that is nearly uniform
         found = ScBERTClassifier.from_scbert_checkpoint(
             tmp_path / "a.pth", vocab=GENES, classes=model.classes, accelerator="cpu"
         )
-    parts = found.predict_parts(cells)
+    parts = found.predict_parts(toy)
     assert np.array_equal(parts.network.to_numpy(), said[f"published_{n}"]["network"])
     assert np.array_equal(parts.latent, said[f"published_{n}"]["latent"])
 
@@ -320,7 +313,7 @@ def as_old(folder: Path, out: Path, order: str) -> Path:
     "name", [f"{kind}_{n}" for kind in ("none", "average", "residual") for n in (3, 7)]
 )
 def test_an_old_folder_of_many_classes_is_refused_and_repaired(
-    name, asked, order, folders, said, cells, tmp_path
+    name, asked, order, folders, said, toy, tmp_path
 ) -> None:
     old = as_old(folders / name, tmp_path / "model", order)
     before = {path.name: path.read_bytes() for path in old.iterdir()}
@@ -335,13 +328,13 @@ def test_an_old_folder_of_many_classes_is_refused_and_repaired(
         assert names["order"] == order
     else:
         assert sc_cll.model.repair_model(old, tmp_path / "repaired", order=order) == order
-    same(answers(load(tmp_path, "repaired"), cells), said[name])
+    same(answers(load(tmp_path, "repaired"), toy), said[name])
     assert {path.name: path.read_bytes() for path in old.iterdir()} == before
 
 
 @pytest.mark.parametrize("name", ["pretrained", "average_2", "residual_2"])
 def test_an_old_folder_that_was_always_right_still_loads(
-    name, folders, said, cells, tmp_path
+    name, folders, said, toy, tmp_path
 ) -> None:
     if name == "pretrained":
         shutil.copytree(folders / name, tmp_path / "model")
@@ -354,7 +347,7 @@ def test_an_old_folder_that_was_always_right_still_loads(
         found = load(as_old(folders / name, tmp_path / "model", "C").parent, "model")
         with pytest.raises(ValueError, match="needs no repair: it has format 2 and 2 classes"):
             sc_cll.model.repair_model(tmp_path / "model", tmp_path / "other")
-    same(answers(found, cells), said[name])
+    same(answers(found, toy), said[name])
 
 
 def test_a_new_folder_needs_no_repair_and_an_unclear_one_is_said(folders, tmp_path) -> None:
@@ -623,10 +616,10 @@ def test_predictions_of_a_corpus_that_do_not_read_back_are_not_put_in_place(
     assert not out.exists()
 
 
-def test_a_corpus_that_does_not_read_back_is_not_put_in_place(cells, tmp_path, monkeypatch) -> None:
+def test_a_corpus_that_does_not_read_back_is_not_put_in_place(toy, tmp_path, monkeypatch) -> None:
     annbatch = pytest.importorskip("annbatch")
     write = annbatch.write_sharded
-    AnnData(cells.X, obs=cells.obs, var=cells.var).write_h5ad(tmp_path / "a.h5ad")
+    AnnData(toy.X, obs=toy.obs, var=toy.var).write_h5ad(tmp_path / "a.h5ad")
 
     def doubled(group: Any, adata: AnnData, **how: Any) -> None:
         write(group, AnnData(adata.X * 2, obs=adata.obs, var=adata.var), **how)
@@ -639,16 +632,16 @@ def test_a_corpus_that_does_not_read_back_is_not_put_in_place(cells, tmp_path, m
     sc_cll.pp.build_corpus(tmp_path / "a.h5ad", tmp_path / "c.zarr", vocab=GENES)
 
 
-def test_a_file_of_cells_names_the_slots_that_differ(cells, tmp_path) -> None:
-    write_cells(tmp_path / "a.h5ad", cells)
-    other = cells.copy()
+def test_a_file_of_cells_names_the_slots_that_differ(toy, tmp_path) -> None:
+    write_cells(tmp_path / "a.h5ad", toy)
+    other = toy.copy()
     other.X = other.X * 2
     other.obs["donor"] = other.obs["donor"].to_numpy()[::-1]
     other.obsm["protein"] = other.obsm["protein"] + 1
     other.uns["more"] = 1
     found = {"X", "obs['donor']", "obsm['protein']", "uns['more']"}
     assert set(differing_slots(tmp_path / "a.h5ad", other)) == found
-    assert not differing_slots(tmp_path / "a.h5ad", cells)
+    assert not differing_slots(tmp_path / "a.h5ad", toy)
 
 
 # ---- no way around

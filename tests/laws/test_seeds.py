@@ -31,7 +31,7 @@ QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
 
 
 @pytest.fixture(scope="module")
-def cells() -> AnnData:
+def prepared() -> AnnData:
     """Labels, protein, a split, tokens, of ten donors."""
     mdata = sc_cll.datasets.cll_toy(n_cells=300, n_genes=200, rng=1)
     sc_cll.pp.label_cd49d(mdata)
@@ -45,24 +45,24 @@ def cells() -> AnnData:
 
 
 @pytest.fixture(scope="module")
-def corpus(cells: AnnData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def corpus(prepared: AnnData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out: Path = tmp_path_factory.mktemp("seeds") / "corpus.zarr"
-    _corpus(cells, out, 0)
+    _corpus(prepared, out, 0)
     return out
 
 
 @pytest.fixture(scope="module")
-def classifier(cells: AnnData) -> ScBERTClassifier:
-    return _classify(cells, 0)
+def classifier(prepared: AnnData) -> ScBERTClassifier:
+    return _classify(prepared, 0)
 
 
 @pytest.fixture(scope="module")
 def world(
-    request: pytest.FixtureRequest, cells: AnnData, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, prepared: AnnData, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
     """What cases are made of; models and the corpus only when a case asks for them."""
     folder = tmp_path_factory.mktemp("world")
-    return {"cells": cells, "ask": request.getfixturevalue, "folder": folder}
+    return {"cells": prepared, "ask": request.getfixturevalue, "folder": folder}
 
 
 # -- what is called, and what a seed is to change of it
@@ -399,6 +399,6 @@ def test_a_seed_changes_what_it_should(name: str, world: dict[str, Any]) -> None
     pd.testing.assert_frame_equal(world["cells"].obs, obs)
 
 
-def test_many_repeats_hold_out_many_partitions(cells: AnnData) -> None:
-    assert _repeats(cells, 10) >= 5
-    assert len({tuple(sorted(_held_out(cells, seed)[0])) for seed in range(10)}) >= 5
+def test_many_repeats_hold_out_many_partitions(prepared: AnnData) -> None:
+    assert _repeats(prepared, 10) >= 5
+    assert len({tuple(sorted(_held_out(prepared, seed)[0])) for seed in range(10)}) >= 5

@@ -19,7 +19,7 @@ import scbert_cll as sc_cll
 N = 40
 
 
-def cells() -> AnnData:
+def unequal_cells() -> AnnData:
     rng = np.random.default_rng(0)
     obs = pd.DataFrame(
         {"cd49d": pd.Categorical(["-"] * 28 + ["+"] * 12), "split": "train"},
@@ -67,7 +67,7 @@ NUMBERS = ["counts", "nullable counts", "float32", "sparse"]
 @pytest.mark.parametrize("method", ["oversample", "undersample", "smote"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_tables_of_every_kind(kind: str, method: Any) -> None:
-    adata = cells()
+    adata = unequal_cells()
     adata.obsm["table"] = pd.DataFrame(
         {"x": column(kind), "n": np.arange(N, dtype=float)}, index=adata.obs_names
     )
@@ -94,7 +94,7 @@ def test_tables_of_every_kind(kind: str, method: Any) -> None:
 
 @pytest.mark.parametrize("method", ["oversample", "smote"])
 def test_arrays_and_layers_of_every_kind(method: Any) -> None:
-    adata = cells()
+    adata = unequal_cells()
     rng = np.random.default_rng(2)
     words = np.where(np.arange(N) % 2, "A", "B")[:, None]
     dense = adata.X.toarray()
@@ -126,7 +126,7 @@ def test_arrays_and_layers_of_every_kind(method: Any) -> None:
 
 
 def test_the_result_can_be_written(tmp_path: Path) -> None:
-    adata = cells()
+    adata = unequal_cells()
     kinds = ["text", "category", "nullable boolean", "counts", "float32"]
     adata.obsm["table"] = pd.DataFrame(
         {kind: column(kind) for kind in kinds}, index=adata.obs_names
@@ -137,7 +137,7 @@ def test_the_result_can_be_written(tmp_path: Path) -> None:
 
 
 def test_neighbours_are_looked_for_among_numbers_and_the_remedy_works() -> None:
-    adata = cells()
+    adata = unequal_cells()
     adata.obsm["table"] = pd.DataFrame(
         {"batch": column("text"), "n": np.arange(N, dtype=float)}, index=adata.obs_names
     )

@@ -45,7 +45,7 @@ CLINICAL = "Patient;Größe;years;died\nMüller;1;3.5;1\nP2;2;2.25;0\nP3;3;9;1\n
 GMT = "SET_A\tnaïve\tITGA4\tCD38\nSET_B\tüber\tCD5\n"
 
 
-def cohort(path: Path) -> Any:
+def outcomes(path: Path) -> Any:
     found = sc_cll.datasets.read_cohort(None, path, time_key="years", event_key="died")
     return found.obs.assign(died=found.obs["died"].astype(float))
 
@@ -73,7 +73,7 @@ SERIES = (
 )
 # reader: ending of its file, what is in it, and how it is read
 READERS: dict[str, tuple[str, str, Callable[[Path], Any]]] = {
-    "clinical table": (".csv", CLINICAL, cohort),
+    "clinical table": (".csv", CLINICAL, outcomes),
     "gene sets": (".gmt", GMT, sc_cll.io.read_gmt),
     "vocabulary, text": (
         ".txt",

@@ -27,13 +27,13 @@ GENES = [f"G{i}" for i in range(300)]
 CHOSEN = GENES[:40]  # as highly variable genes are
 
 
-def cells(genes: list[str] = GENES) -> AnnData:
-    made = _make.cells(genes=GENES, n_genes=len(GENES), classes=("neg", "pos"))
+def cells_of_genes(genes: list[str] = GENES) -> AnnData:
+    made = _make.cells(genes=GENES, classes=("neg", "pos"))
     return made[:, genes].copy()
 
 
 def binned(genes: list[str], **edges: Any) -> AnnData:
-    adata = cells(genes)
+    adata = cells_of_genes(genes)
     pp.bin_expression(adata, **edges)
     return adata
 
@@ -112,7 +112,7 @@ def test_the_command_line_cuts_raw_counts_as_the_models_cells_were(
     model.save(tmp_path / "model")
     right = binned(CHOSEN, edges=model.binning)
     tl.predict(right, model)
-    cells(order).write_h5ad(tmp_path / "raw.h5ad")
+    cells_of_genes(order).write_h5ad(tmp_path / "raw.h5ad")
     out = tmp_path / "out.h5ad"
     words = [
         "predict",
@@ -136,7 +136,7 @@ def test_the_code_of_a_model_card_too(tmp_path: Path) -> None:
     model.save_for_hub(tmp_path / "shared")
     code = re.search(r"adata = pp.align_genes.*", (tmp_path / "shared" / "README.md").read_text())
     assert code
-    names = {"adata": cells(), "model": model, "pp": pp}
+    names = {"adata": cells_of_genes(), "model": model, "pp": pp}
     exec(code[0], names)  # noqa: S102
     done: Any = names["adata"]
     pp.bin_expression(done, edges=model.binning)
@@ -158,7 +158,7 @@ def test_cells_that_lack_genes_are_right_and_told(
     aligned: bool, model: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An absent gene counts nothing, with its zeros or without."""
-    adata = cells(CHOSEN[2:])
+    adata = cells_of_genes(CHOSEN[2:])
     if aligned:
         adata = pp.align_genes(adata, CHOSEN)
     adata.obs_names = [f"{aligned}{name}" for name in adata.obs_names]
@@ -175,7 +175,7 @@ def test_many_missing_genes_are_a_warning_and_most_a_refusal(aligned: bool, mode
         (10, pytest.warns(UserWarning, match="10 of the model's 40 genes are not in adata")),
         (25, pytest.raises(ValueError, match="15 of the model's 40 genes are in adata, expected")),
     ):
-        adata = cells(CHOSEN[n:])
+        adata = cells_of_genes(CHOSEN[n:])
         if aligned and n == 10:
             adata = pp.align_genes(adata, CHOSEN)
         pp.bin_expression(adata, edges=model.binning)
@@ -188,7 +188,7 @@ def test_genes_chosen_after_binning() -> None:
     adata = binned(GENES)[:, CHOSEN].copy()
     model = trained(adata)
     tl.predict(adata, model)
-    other = cells()
+    other = cells_of_genes()
     other.var_names = [*GENES[:290], *[f"H{i}" for i in range(10)]]
     pp.bin_expression(other, edges=model.binning)
     with pytest.warns(UserWarning, match="300 genes and the model's training data with 300 others"):
@@ -207,7 +207,7 @@ def test_an_older_record_is_a_warning(model: Any) -> None:
 
 def test_alignment_keeps_what_tokens_are_of() -> None:
     """Where all genes stay, under other names, their totals are those of the vocabulary."""
-    adata = cells(CHOSEN)
+    adata = cells_of_genes(CHOSEN)
     adata.var_names = [f"GRCh38_{gene}" for gene in CHOSEN]
     pp.bin_expression(adata)
     model = trained(binned([*CHOSEN]))
@@ -215,7 +215,7 @@ def test_alignment_keeps_what_tokens_are_of() -> None:
 
 
 def _corpora(folder: Path, **build: Any) -> Path:
-    cells().write_h5ad(folder / "a.h5ad")
+    cells_of_genes().write_h5ad(folder / "a.h5ad")
     build = {"val_fraction": 0, "obs_columns": ["cd49d"]} | build
     pp.build_corpus([folder / "a.h5ad"], folder / "c.zarr", vocab=GENES, **build)
     return folder / "c.zarr"
@@ -247,7 +247,7 @@ def test_raw_counts_of_a_corpus_are_binned_with_the_models_genes(
 ) -> None:
     pytest.importorskip("annbatch")
     model = trained(binned(CHOSEN), exclude_genes=["G3"])
-    adata = cells(GENES[lacking:])
+    adata = cells_of_genes(GENES[lacking:])
     right = pp.align_genes(adata, CHOSEN)
     pp.bin_expression(right, edges=model.binning)
     adata.write_h5ad(tmp_path / "a.h5ad")

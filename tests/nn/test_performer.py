@@ -246,7 +246,7 @@ def network(**choices) -> Performer:
     return Performer(Config(**defaults | choices)).eval()
 
 
-def cells(b: int = 4, *, share: float = 0.2, seed: int = 7) -> torch.Tensor:
+def sparse_tokens(b: int = 4, *, share: float = 0.2, seed: int = 7) -> torch.Tensor:
     """Tokens of cells in which few genes are expressed."""
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(1, 6, (b, 50), generator=generator) * (
@@ -268,7 +268,7 @@ KINDS = [{}, {"stabilizer": "head"}, {"attention": "exact"}, {"gene_embedding": 
 @pytest.mark.parametrize("choices", KINDS, ids=str)
 def test_wanted_tokens_are_those_of_all(choices):
     """The last block works for the wanted tokens alone, and gradients do not notice."""
-    model, tokens = network(**choices), cells()
+    model, tokens = network(**choices), sparse_tokens()
     at = (tokens > 1) & (torch.arange(50) % 2 == 0)
     at[2] = False  # a cell of which nothing is wanted
     few, every = model.encode(tokens, at=at), model.encode(tokens)[at]
@@ -285,7 +285,7 @@ def test_wanted_tokens_are_those_of_all(choices):
 @pytest.mark.parametrize("choices", KINDS, ids=str)
 def test_recomputed_gradients_are_the_same(choices):
     """Also through dropout: what was dropped is dropped again."""
-    model, tokens = network(**choices | {"dropout": 0.3}).train(), cells()
+    model, tokens = network(**choices | {"dropout": 0.3}).train(), sparse_tokens()
     results = []
     for recompute in (False, True):
         model.set_recompute(recompute)
@@ -313,7 +313,10 @@ def kept_bytes(model: Performer, tokens: torch.Tensor) -> int:
 @pytest.mark.parametrize("_size", ["spans"], indirect=True)
 def test_training_keeps_no_features_and_no_hidden_layer(monkeypatch):
     monkeypatch.setattr("scbert_cll.nn.block._UNITS_AT_A_TIME", 2**12)
-    model, tokens = network(n_hidden=32, n_heads=8, dim_head=16, n_random_features=64), cells(2)
+    model, tokens = (
+        network(n_hidden=32, n_heads=8, dim_head=16, n_random_features=64),
+        sparse_tokens(2),
+    )
     stream = 2 * 50 * 32 * 4  # bytes of the residual stream
     # per block: some residual streams, the output of the heads of four times their width, and small
     # change; the hidden layer would be twice four streams more
@@ -324,7 +327,7 @@ def test_training_keeps_no_features_and_no_hidden_layer(monkeypatch):
 
 def test_cells_that_share_their_zeros_are_those_that_do_not(monkeypatch):
     for choices in ({}, {"stabilizer": "head"}, {"end_token": True}):
-        model, tokens = network(**choices), cells(5)
+        model, tokens = network(**choices), sparse_tokens(5)
         tokens = torch.nn.functional.pad(tokens, (0, int(model.config.end_token)))
         with torch.inference_mode():
             block, x = model.blocks[0], model.embed(tokens)
@@ -339,7 +342,7 @@ def test_cells_that_share_their_zeros_are_those_that_do_not(monkeypatch):
 
 def test_zeros_are_not_shared_where_the_subtraction_would_lose_precision():
     """A gene whose zero has by far the largest key, and which is expressed."""
-    model, tokens = network(), cells(5)
+    model, tokens = network(), sparse_tokens(5)
     with torch.no_grad():
         model.blocks[0].attention.qkv.weight[32:64] *= 8
         model.blocks[0].attention_norm.weight[:] = torch.linspace(0, 3, 32)
@@ -363,7 +366,7 @@ def test_zeros_are_not_shared_where_the_subtraction_would_lose_precision():
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("choices", [{}, {"attention": "exact"}], ids=str)
 def test_levels_stand_for_genes_without_gene_vectors(choices, recompute):
-    model, tokens = network(gene_embedding="none", **choices), cells()
+    model, tokens = network(gene_embedding="none", **choices), sparse_tokens()
     model.set_recompute(recompute)
     weight = torch.ones(4, 50)
     weight[1, 30:] = 0
@@ -388,7 +391,7 @@ def test_levels_do_not_stand_for_genes_under_dropout():
 
 def test_batches_in_several_tensors_are_classified_as_one():
     model = network(n_classes=3, tokens="expressed")
-    tokens = cells(6)
+    tokens = sparse_tokens(6)
     together = model(tokens)
     parts = [{"tokens": tokens[:4]}, {"tokens": tokens[4:], "weight": torch.ones(2, 50)}]
     torch.testing.assert_close(model.logits(model.penultimate(parts)), together, atol=1e-6, rtol=0)
@@ -399,7 +402,7 @@ def test_background_approaches_all_genes():
     all of them.
     """
     model = network(n_genes=50)
-    tokens = cells(1)
+    tokens = sparse_tokens(1)
     expressed, zeros = tokens[0].nonzero()[:, 0], (tokens[0] == 0).nonzero()[:, 0]
     with torch.inference_mode():
         expected = model.encode(tokens)[0, expressed]
@@ -415,7 +418,7 @@ def test_background_approaches_all_genes():
 
 
 def test_bfloat16_keeps_gene_attention_in_float32():
-    model, tokens = network(), cells()
+    model, tokens = network(), sparse_tokens()
     with torch.inference_mode():
         expected, plain = model.gene_attention(tokens), model.encode(tokens)
         with torch.autocast("cpu", torch.bfloat16):
@@ -426,7 +429,7 @@ def test_bfloat16_keeps_gene_attention_in_float32():
 
 
 def test_gradients_accumulate():
-    model, tokens = network(n_classes=2).train(), cells(8)
+    model, tokens = network(n_classes=2).train(), sparse_tokens(8)
     whole = gradients(model, model.to_bins(model.encode(tokens)).square().sum())
     model.zero_grad()
     for half in tokens.split(4):
@@ -453,7 +456,7 @@ def test_nothing_is_compiled_into_the_names_of_the_weights():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @pytest.mark.parametrize("lowered", [False, True])
 def test_a_gpu_says_what_a_cpu_says(lowered):
-    model, tokens = network(n_classes=2), cells()
+    model, tokens = network(n_classes=2), sparse_tokens()
     expected = model(tokens)
     wanted = gradients(model, expected.square().sum())
     model.cuda()

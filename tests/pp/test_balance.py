@@ -16,7 +16,7 @@ from tests._make import unchanged
 RESAMPLING = ("oversample", "undersample", "smote")
 
 
-def cells(n_neg=60, n_pos=15, n_other=40, *, seed=0, unlabelled=5):
+def unequal_cells(n_neg=60, n_pos=15, n_other=40, *, seed=0, unlabelled=5):
     """Training cells of two classes, as many validation and test cells, and some without a label;
     counts in X.
     """
@@ -66,7 +66,7 @@ def train_counts(adata):
 @settings(max_examples=40, deadline=None)
 @given(n_neg=st.integers(1, 60), n_pos=st.integers(1, 60), seed=st.integers(0, 99))
 def test_weights_make_the_groups_equal(n_neg, n_pos, seed):
-    adata = cells(n_neg, n_pos, seed=seed)
+    adata = unequal_cells(n_neg, n_pos, seed=seed)
     names, X = list(adata.obs_names), adata.X.copy()
     assert sb.pp.balance(adata, "cd49d") is None
     weight = adata.obs["balance_weight"]
@@ -83,7 +83,7 @@ def test_weights_make_the_groups_equal(n_neg, n_pos, seed):
 def test_weights_agree_with_scikit_learn():
     from sklearn.utils.class_weight import compute_sample_weight
 
-    adata = cells()
+    adata = unequal_cells()
     sb.pp.balance(adata, "cd49d")
     use = (adata.obs["split"] == "train") & adata.obs["cd49d"].notna()
     expected = compute_sample_weight("balanced", adata.obs["cd49d"][use].astype(str))
@@ -91,7 +91,7 @@ def test_weights_agree_with_scikit_learn():
 
 
 def test_weights_over_combinations_of_columns():
-    adata = cells()
+    adata = unequal_cells()
     sb.pp.balance(adata, ["cd49d", "donor"])
     total = adata.obs.groupby(["cd49d", "donor"], observed=True)["balance_weight"].sum()
     assert len(total) == 4
@@ -105,7 +105,7 @@ def test_weights_over_combinations_of_columns():
 
 
 def test_weights_can_be_computed_anew():
-    adata = cells()
+    adata = unequal_cells()
     sb.pp.balance(adata, ["cd49d", "donor"])
     sb.pp.balance(adata, "cd49d")
     assert adata.obs["balance_weight"][adata.obs["balance_weight"] > 0].nunique() == 2
@@ -124,7 +124,7 @@ def test_weights_can_be_computed_anew():
     method=st.sampled_from(RESAMPLING),
 )
 def test_resampling_equalises_training_and_touches_nothing_else(n_neg, n_pos, seed, method):
-    adata = cells(n_neg, n_pos, seed=seed)
+    adata = unequal_cells(n_neg, n_pos, seed=seed)
     before = adata.copy()
     sb.pp.balance(adata, "cd49d", method=method, rng=seed)
     expected = min(n_neg, n_pos) if method == "undersample" else max(n_neg, n_pos)
@@ -153,7 +153,7 @@ def test_resampling_equalises_training_and_touches_nothing_else(n_neg, n_pos, se
 
 @pytest.mark.parametrize("method", RESAMPLING)
 def test_resampling_is_decided_by_the_seed(method):
-    adata = cells(40, 20)
+    adata = unequal_cells(40, 20)
     a, b, c = (sb.pp.balance(adata, "cd49d", method=method, rng=r, copy=True) for r in (0, 0, 1))
     assert list(a.obs_names) == list(b.obs_names)
     assert (a.X != b.X).nnz == 0
@@ -162,7 +162,7 @@ def test_resampling_is_decided_by_the_seed(method):
 
 @pytest.mark.parametrize("method", RESAMPLING)
 def test_rows_change_in_place_with_everything_that_belongs_to_them(method, tmp_path):
-    adata = cells()
+    adata = unequal_cells()
     same = adata
     copied = sb.pp.balance(adata, "cd49d", method=method, copy=True)
     assert "is_synthetic" not in adata.obs
@@ -186,7 +186,7 @@ def test_rows_change_in_place_with_everything_that_belongs_to_them(method, tmp_p
 
 
 def test_oversampled_rows_are_copies_of_training_cells():
-    adata = cells()
+    adata = unequal_cells()
     sb.pp.balance(adata, "cd49d", method="oversample")
     added = adata[adata.obs["is_synthetic"].to_numpy()]
     parents = adata[[name.rsplit("-copy", 1)[0] for name in added.obs_names]]
@@ -204,7 +204,7 @@ def test_smote_is_that_of_imbalanced_learn():
     """With coordinates of our choice, the new rows of a continuous matrix are imbalanced-learn's
     own.
     """
-    adata = cells()
+    adata = unequal_cells()
     adata.X = sparse.csr_matrix(np.log1p(adata.X.toarray() * 0.37))
     adata.obsm["space"] = adata.X.toarray()
     use = ((adata.obs["split"] == "train") & adata.obs["cd49d"].notna()).to_numpy()
@@ -219,7 +219,7 @@ def test_smote_is_that_of_imbalanced_learn():
 
 def test_smote_thins_counts_around_the_interpolated_point():
     """Whole numbers, with the mean and variance of binomial thinning by the parents' shares."""
-    adata = cells(300, 20)
+    adata = unequal_cells(300, 20)
     adata.X = sparse.csr_matrix((adata.X.toarray() * 40).astype(np.float32))
     adata.obsm["share"] = 0.5 * np.eye(adata.n_obs)  # interpolated, it tells each parent's share
     sb.pp.balance(adata, "cd49d", method="smote", use_rep="X_pca")
@@ -246,7 +246,7 @@ def test_smote_thins_counts_around_the_interpolated_point():
 
 
 def test_smote_interpolation_is_not_cut_off_in_integer_matrices():
-    adata = cells()
+    adata = unequal_cells()
     adata.obsm["protein"] = adata.obsm["protein"].astype(int)
     sb.pp.balance(adata, "cd49d", method="smote")
     added = adata.obs["is_synthetic"].to_numpy()
@@ -258,19 +258,19 @@ def test_smote_interpolation_is_not_cut_off_in_integer_matrices():
 
 
 def test_a_donor_of_both_parents_is_kept_and_otherwise_missing():
-    adata = cells()
+    adata = unequal_cells()
     sb.pp.balance(adata, "cd49d", method="smote")
     added = adata.obs[adata.obs["is_synthetic"]]
     assert added["donor"].notna().any()
     assert added["donor"].isna().any()
     assert (added["cd49d"] == "CD49d+").all()
-    within = cells(60, 40)
+    within = unequal_cells(60, 40)
     sb.pp.balance(within, ["cd49d", "donor"], method="smote")
     assert within.obs["donor"].notna().all()
 
 
 def test_neighbours_come_from_the_named_space():
-    adata = cells(60, 14)
+    adata = unequal_cells(60, 14)
     train_pos = ((adata.obs["cd49d"] == "CD49d+") & (adata.obs["split"] == "train")).to_numpy()
     far = np.zeros((adata.n_obs, 1))
     far[np.flatnonzero(train_pos)[:7]] = 100.0
@@ -286,7 +286,7 @@ def test_neighbours_come_from_the_named_space():
 
 @pytest.mark.parametrize("method", ["weights", *RESAMPLING])
 def test_no_split_says_why(method):
-    adata = cells()
+    adata = unequal_cells()
     del adata.obs["split"]
     match = r"after the split.*copies of the same cell into training and test.*pp\.split_donors"
     with unchanged(adata), pytest.raises(KeyError, match=match):
@@ -294,7 +294,7 @@ def test_no_split_says_why(method):
 
 
 def test_a_class_smaller_than_the_neighbours_is_named():
-    adata = cells(40, 5)
+    adata = unequal_cells(40, 5)
     match = r"k_neighbors=5 .* at least 6 training cells; .*'CD49d\+' with 5.*method='weights'"
     with unchanged(adata), pytest.raises(ValueError, match=match):
         sb.pp.balance(adata, "cd49d", method="smote")
@@ -304,12 +304,12 @@ def test_a_class_smaller_than_the_neighbours_is_named():
 
 @pytest.mark.parametrize("method", RESAMPLING)
 def test_twice_is_refused(method):
-    adata = cells()
+    adata = unequal_cells()
     sb.pp.balance(adata, "cd49d", method=method)
     for again in ("weights", *RESAMPLING):
         with unchanged(adata), pytest.raises(ValueError, match=r"balanced already.*'is_synthetic'"):
             sb.pp.balance(adata, "cd49d", method=again)
-    weighted = cells()
+    weighted = unequal_cells()
     sb.pp.balance(weighted, "cd49d")
     match = r"balanced already.*'balance_weight'"
     with unchanged(weighted), pytest.raises(ValueError, match=match):
@@ -317,7 +317,7 @@ def test_twice_is_refused(method):
 
 
 def test_bins_graphs_and_raw_are_refused_where_new_cells_would_falsify_them():
-    adata = cells()
+    adata = unequal_cells()
     adata.layers["binned"] = adata.X.copy()
     adata.uns["binned"] = {"edges": [0, 1], "params": {}}
     match = r"adata\.layers\['binned'\] holds bins.*pp\.bin_expression"
@@ -326,7 +326,7 @@ def test_bins_graphs_and_raw_are_refused_where_new_cells_would_falsify_them():
     sb.pp.balance(adata, "cd49d", method="oversample")
     assert adata.layers["binned"].shape == adata.shape
 
-    graph = cells()
+    graph = unequal_cells()
     graph.obsp["connectivities"] = sparse.eye_array(graph.n_obs, format="csr")
     for method in ("oversample", "smote"):
         with unchanged(graph), pytest.raises(ValueError, match=r"obsp holds 'connectivities'"):
@@ -334,7 +334,7 @@ def test_bins_graphs_and_raw_are_refused_where_new_cells_would_falsify_them():
     sb.pp.balance(graph, "cd49d", method="undersample")
     assert graph.obsp["connectivities"].shape == (graph.n_obs, graph.n_obs)
 
-    raw = cells()
+    raw = unequal_cells()
     raw.raw = raw.copy()
     with unchanged(raw), pytest.raises(ValueError, match=r"adata\.raw is set"):
         sb.pp.balance(raw, "cd49d", method="smote")
@@ -370,7 +370,7 @@ def test_bins_graphs_and_raw_are_refused_where_new_cells_would_falsify_them():
     ],
 )
 def test_bad_input(args, kwargs, error, match):
-    adata = cells()
+    adata = unequal_cells()
     adata.obs["one"], adata.obs["empty"] = "x", np.nan
     with unchanged(adata), pytest.raises(error, match=match):
         sb.pp.balance(adata, *args, **kwargs)
@@ -378,7 +378,7 @@ def test_bad_input(args, kwargs, error, match):
 
 @pytest.mark.parametrize("method", ["weights", *RESAMPLING])
 def test_a_view_is_refused(method):
-    adata = cells()
+    adata = unequal_cells()
     view = adata[: adata.n_obs - 1]
     with pytest.raises(ValueError, match="view of another AnnData"):
         sb.pp.balance(view, "cd49d", method=method)

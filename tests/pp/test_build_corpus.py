@@ -39,7 +39,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:(Variable|Observation) names are
 GENES = [f"G{i}" for i in range(30)]
 
 
-def cells(n: int = 60, genes: Sequence[str] = GENES, *, donors: int = 3, rng: int = 0) -> AnnData:
+def filled(n: int = 60, genes: Sequence[str] = GENES, *, donors: int = 3, rng: int = 0) -> AnnData:
     """Cells with counts, none empty."""
     random = np.random.default_rng(rng)
     X = random.poisson(1.2, (n, len(genes))).astype(np.float32)
@@ -163,7 +163,7 @@ def test_whatever_the_files_every_kept_cell_is_there_once_as_in_memory(data: st.
 
 
 def test_cells_are_shuffled_over_files_and_datasets(tmp_path: Path) -> None:
-    corpus = build(tmp_path, cells(300, rng=1), cells(300, rng=2), val_fraction=0)
+    corpus = build(tmp_path, filled(300, rng=1), filled(300, rng=2), val_fraction=0)
     found = stored(corpus)
     assert found.obs["where"].nunique() > 3
     sizes = found.obs["where"].value_counts()
@@ -176,7 +176,7 @@ def test_cells_are_shuffled_over_files_and_datasets(tmp_path: Path) -> None:
 
 def test_annbatch_opens_and_loads_it(tmp_path: Path) -> None:
     annbatch = pytest.importorskip("annbatch")
-    corpus = build(tmp_path, cells(200))
+    corpus = build(tmp_path, filled(200))
     collection = annbatch.DatasetCollection(zarr.open_group(corpus / "train", mode="r"))
     assert not collection.is_empty
     assert list(collection.obs()) == ["donor", "source"]
@@ -204,7 +204,7 @@ def test_annbatch_opens_and_loads_it(tmp_path: Path) -> None:
 def test_the_same_seed_makes_the_same_bytes(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()
-    a, b = (build(tmp_path / name, cells(100), cells(100, rng=1)) for name in "ab")
+    a, b = (build(tmp_path / name, filled(100), filled(100, rng=1)) for name in "ab")
     assert checksums(a) == checksums(b)
     other = tmp_path / "c.zarr"
     sc_cll.pp.build_corpus(
@@ -218,7 +218,7 @@ def test_the_same_seed_makes_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_every_chunk_has_a_checksum_that_reading_checks(tmp_path: Path) -> None:
-    corpus = build(tmp_path, cells(100), memory="1MB", val_fraction=0)
+    corpus = build(tmp_path, filled(100), memory="1MB", val_fraction=0)
     for array in ("data", "indices"):
         shard = corpus / "train" / "dataset_0" / "X" / array / "c" / "0"
         whole = shard.read_bytes()
@@ -232,7 +232,7 @@ def test_every_chunk_has_a_checksum_that_reading_checks(tmp_path: Path) -> None:
     "form", [sparse.csr_matrix, sparse.csc_matrix, np.asarray, "layer", "int64"]
 )
 def test_matrices_in_any_form(tmp_path: Path, form: Any) -> None:
-    adata, arguments = cells(), {}
+    adata, arguments = filled(), {}
     expected = build(tmp_path, adata, val_fraction=0, memory="50KB")
     (tmp_path / "other").mkdir()
     if form == "layer":
@@ -265,7 +265,7 @@ def ten_x(path: Path, adata: AnnData) -> Path:
 
 
 def test_10x_and_mudata_beside_h5ad(tmp_path: Path) -> None:
-    a, b, c = (cells(40, rng=i) for i in range(3))
+    a, b, c = (filled(40, rng=i) for i in range(3))
     mdata = MuData({"prot": AnnData(np.ones((40, 2), np.float32), obs=b.obs[[]]), "rna": b})
     mdata.write_h5mu(tmp_path / "b.h5mu")
     paths = [on_disk(a, tmp_path / "a.h5ad"), tmp_path / "b.h5mu", ten_x(tmp_path / "c.h5", c)]
@@ -286,7 +286,7 @@ def test_10x_and_mudata_beside_h5ad(tmp_path: Path) -> None:
 
 
 def test_obs_columns_are_one_over_all_files(tmp_path: Path) -> None:
-    a, b, c = (cells(30, rng=i) for i in range(3))
+    a, b, c = (filled(30, rng=i) for i in range(3))
     a.obs["type"], b.obs["type"] = pd.Categorical(["T", "B", None] * 10), ["NK", "T", "T"] * 10
     a.obs["age"], b.obs["age"] = np.arange(30), pd.array([None, 1, 2] * 10, dtype="Int64")
     a.obs["sick"] = [True, False, True] * 10
@@ -305,7 +305,7 @@ def test_obs_columns_are_one_over_all_files(tmp_path: Path) -> None:
 
 
 def test_raw_counts(tmp_path: Path) -> None:
-    adata = cells()
+    adata = filled()
     found = stored(build(tmp_path, adata, binned=False, val_fraction=0))
     assert found.X.dtype == np.int32
     assert (
@@ -317,7 +317,7 @@ def test_raw_counts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["uniform", "gene_quantile"])
 def test_learned_edges_are_taken_over(tmp_path: Path, method: str) -> None:
-    adata = cells()
+    adata = filled()
     with pytest.raises(ValueError, match=r"learns its edges from cells.*pass edges="):
         build(tmp_path, adata, method=method)
     sc_cll.pp.bin_expression(adata, method=method, n_bins=4)
@@ -331,7 +331,7 @@ def test_learned_edges_are_taken_over(tmp_path: Path, method: str) -> None:
 
 
 def test_aliases_and_what_became_of_genes_and_cells(tmp_path: Path) -> None:
-    adata = cells(genes=["CD49D", *GENES[1:20], "G1", "unknown"])
+    adata = filled(genes=["CD49D", *GENES[1:20], "G1", "unknown"])
     adata.X = sparse.csr_matrix(adata.X.toarray() * (np.arange(60) != 3)[:, None])
     table = sc_cll.pp.build_corpus(
         on_disk(adata, tmp_path / "a.h5ad"),
@@ -357,7 +357,7 @@ def test_aliases_and_what_became_of_genes_and_cells(tmp_path: Path) -> None:
 
 def test_cells_without_a_token_are_in_no_part(tmp_path: Path) -> None:
     """They are left out, not kept empty; their neighbours stay."""
-    adata = cells(60)
+    adata = filled(60)
     empty = np.isin(np.arange(60), [0, 3, 31, 59])
     adata.X = sparse.csr_matrix(adata.X.toarray() * ~empty[:, None])
     corpus = build(tmp_path, adata, val_fraction=0.4)
@@ -372,7 +372,9 @@ def test_cells_without_a_token_are_in_no_part(tmp_path: Path) -> None:
 
 
 def test_val_has_its_share_in_whole_donors(tmp_path: Path) -> None:
-    corpus = build(tmp_path, cells(400, donors=20), cells(400, donors=20, rng=1), val_fraction=0.2)
+    corpus = build(
+        tmp_path, filled(400, donors=20), filled(400, donors=20, rng=1), val_fraction=0.2
+    )
     assert open_corpus(corpus).n_cells("val") == pytest.approx(160, abs=40)
     donors = json.loads((corpus / "manifest.json").read_text())["donors"]
     assert sorted(donors["train"] + donors["val"]) == sorted(f"D{i}" for i in range(20))
@@ -381,22 +383,22 @@ def test_val_has_its_share_in_whole_donors(tmp_path: Path) -> None:
 def test_donors_that_are_files(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()
-        on_disk(cells(30, rng=ord(name)), tmp_path / name / "counts.h5ad")
+        on_disk(filled(30, rng=ord(name)), tmp_path / name / "counts.h5ad")
     paths = [tmp_path / name / "counts.h5ad" for name in "ab"]
     sc_cll.pp.build_corpus(paths, tmp_path / "c.zarr", vocab=GENES, donor_key=None)
     assert set(stored(tmp_path / "c.zarr").obs["donor"]) == {"a/counts", "b/counts"}
 
 
 def test_donors_that_cannot_be_held_out(tmp_path: Path) -> None:
-    one = cells(donors=1)
+    one = filled(donors=1)
     with pytest.raises(ValueError, match=r"needs at least two; found 'D0'.*val_fraction=0"):
         build(tmp_path, one)
     with pytest.raises(
         KeyError, match=r"val_donors names 'E', which no kept cell has; the donors are 'D0'"
     ):
-        build(tmp_path, cells(), val_donors=["E"])
+        build(tmp_path, filled(), val_donors=["E"])
     with pytest.raises(ValueError, match="must leave donors on both sides; it names 3 of 3"):
-        build(tmp_path, cells(), val_donors=["D0", "D1", "D2"])
+        build(tmp_path, filled(), val_donors=["D0", "D1", "D2"])
     assert stored(build(tmp_path, one, val_fraction=0)).n_obs == 60
 
 
@@ -414,7 +416,7 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
 
     (folder / "text.h5ad").write_text("no")
     found["text"] = (folder / "text.h5ad", "is not an HDF5 file")
-    path = add("cut", cells(300), "truncated|unable to open|Unable to")
+    path = add("cut", filled(300), "truncated|unable to open|Unable to")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with h5py.File(folder / "foreign.h5", "w") as h5:
         h5["weights"] = [1]
@@ -424,40 +426,40 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
         ("nan", np.nan, "NaN"),
         ("negative", -1, "negative"),
     ):
-        adata = cells()
+        adata = filled()
         adata.X[5, 3] = value
         add(name, adata, sentence)
-    adata = cells()
+    adata = filled()
     adata.raw, adata.X = adata.copy(), adata.X * 0.5
     add("normalized", adata, r"raw counts.*adata.raw holds whole numbers: pass layer='raw'")
-    add("genes", cells(genes=[f"x{i}" for i in range(30)]), "0 of 30 vocabulary genes")
-    add("donorless", AnnData(cells().X, var=cells().var), "'donor' is not in obs.*donor_key")
-    adata = cells()
+    add("genes", filled(genes=[f"x{i}" for i in range(30)]), "0 of 30 vocabulary genes")
+    add("donorless", AnnData(filled().X, var=filled().var), "'donor' is not in obs.*donor_key")
+    adata = filled()
     adata.obs.loc["cell7", "donor"] = None
     add("somebody", adata, r"obs\['donor'\] is missing for 1 cells \('cell7'\)")
-    adata = cells()
+    adata = filled()
     adata.obs_names = ["a", "a", *adata.obs_names[2:]]
     add("names", adata, "obs_names must be unique.*'a'")
-    path = add("column", cells(rng=5), "names column 777 of 30")
+    path = add("column", filled(rng=5), "names column 777 of 30")
     with h5py.File(path, "r+") as h5:
         h5["X/indices"][4] = 777
-    path = add("borders", cells(rng=6), "row borders")
+    path = add("borders", filled(rng=6), "row borders")
     with h5py.File(path, "r+") as h5:
         h5["X/indptr"][4] = 10**6
     path = folder / "chunk.h5ad"
-    cells(400, rng=7).write_h5ad(path, compression="gzip")
+    filled(400, rng=7).write_h5ad(path, compression="gzip")
     with h5py.File(path) as h5:
         chunk = h5["X/data"].id.get_chunk_info(h5["X/data"].id.get_num_chunks() - 1)
     whole = bytearray(path.read_bytes())
     whole[chunk.byte_offset : chunk.byte_offset + chunk.size] = b"\xff" * chunk.size
     path.write_bytes(whole)
     found["chunk"] = (path, "read|filter|inflate")
-    add("copy", cells(rng=99), "is a copy of good.h5ad")
+    add("copy", filled(rng=99), "is a copy of good.h5ad")
     return found
 
 
 def test_all_bad_files_are_named_before_anything_is_written(tmp_path: Path) -> None:
-    good = on_disk(cells(rng=99), tmp_path / "good.h5ad")
+    good = on_disk(filled(rng=99), tmp_path / "good.h5ad")
     bad = bad_files(tmp_path)
     with pytest.raises(
         ValueError,
@@ -477,7 +479,7 @@ def test_all_bad_files_are_named_before_anything_is_written(tmp_path: Path) -> N
 
 
 def test_bad_files_are_left_out_whole_and_reported(tmp_path: Path) -> None:
-    good = on_disk(cells(rng=99), tmp_path / "good.h5ad")
+    good = on_disk(filled(rng=99), tmp_path / "good.h5ad")
     bad = bad_files(tmp_path)
     paths = [bad["text"][0], good, *(path for name, (path, _) in bad.items() if name != "text")]
     with pytest.warns(
@@ -530,7 +532,7 @@ def killed(folder: Path, paths: list[Path], at: int = 3) -> Path:
 def test_a_killed_build_goes_on_and_ends_in_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paths = [on_disk(cells(150, rng=i), tmp_path / f"f{i}.h5ad") for i in range(2)]
+    paths = [on_disk(filled(150, rng=i), tmp_path / f"f{i}.h5ad") for i in range(2)]
     out = killed(tmp_path, paths)
     assert not out.exists()
     with pytest.raises(
@@ -547,7 +549,7 @@ def test_a_killed_build_goes_on_and_ends_in_the_same_bytes(
             sc_cll.pp.build_corpus(paths, out, **{"vocab": GENES, "memory": "20KB"} | arguments)
     changed = tmp_path / "g" / "f1.h5ad"
     changed.parent.mkdir()
-    on_disk(cells(150, rng=5), changed)
+    on_disk(filled(150, rng=5), changed)
     with pytest.raises(
         ValueError, match=r"1 files are not what they were when .* was begun: 'f1.h5ad'"
     ):
@@ -575,7 +577,7 @@ def test_a_killed_build_goes_on_and_ends_in_the_same_bytes(
 
 
 def test_a_dataset_that_a_power_failure_damaged_is_written_again(tmp_path: Path) -> None:
-    paths = [on_disk(cells(150, rng=i), tmp_path / f"f{i}.h5ad") for i in range(2)]
+    paths = [on_disk(filled(150, rng=i), tmp_path / f"f{i}.h5ad") for i in range(2)]
     out = killed(tmp_path, paths)
     (
         tmp_path
@@ -593,7 +595,7 @@ def test_a_dataset_that_a_power_failure_damaged_is_written_again(tmp_path: Path)
 
 
 def test_before_the_first_dataset_another_call_may_start(tmp_path: Path) -> None:
-    paths = [on_disk(cells(150, rng=i), tmp_path / f"f{i}.h5ad") for i in range(2)]
+    paths = [on_disk(filled(150, rng=i), tmp_path / f"f{i}.h5ad") for i in range(2)]
     out = killed(tmp_path, paths, at=1)
     sc_cll.pp.build_corpus(paths, out, vocab=GENES, memory="20KB", min_genes=3, method="quantile")
     sc_cll.pp.build_corpus(
@@ -608,12 +610,12 @@ def test_a_file_that_changes_while_it_is_read(
     whole = building.write_dataset
 
     def changing(folder: Path, *rest: Any) -> Any:
-        on_disk(cells(rng=8), tmp_path / "f0.h5ad")
+        on_disk(filled(rng=8), tmp_path / "f0.h5ad")
         return whole(folder, *rest)
 
     monkeypatch.setattr(building, "write_dataset", changing)
     with pytest.raises(ValueError, match=r"f0.h5ad changed while the corpus was built"):
-        build(tmp_path, cells())
+        build(tmp_path, filled())
 
 
 def test_a_full_disk_leaves_a_build_that_goes_on(
@@ -632,9 +634,9 @@ def test_a_full_disk_leaves_a_build_that_goes_on(
         with pytest.raises(
             OSError, match=r"The disk is full; about [\d.]+ kB more are needed.*goes on from"
         ) as raised:
-            build(tmp_path, cells(300))
+            build(tmp_path, filled(300))
         assert raised.value.errno == errno.ENOSPC
-    assert sc_cll.io.check_corpus(build(tmp_path, cells(300)))["is_whole"].all()
+    assert sc_cll.io.check_corpus(build(tmp_path, filled(300)))["is_whole"].all()
 
 
 def test_a_disk_that_is_clearly_too_small_is_refused_before_writing(
@@ -647,7 +649,7 @@ def test_a_disk_that_is_clearly_too_small_is_refused_before_writing(
         OSError,
         match=r"The corpus needs about .* kB, and the disk of .* has .* left. Free some space",
     ):
-        build(tmp_path, cells(300))
+        build(tmp_path, filled(300))
 
 
 # -- memory
@@ -657,8 +659,8 @@ def test_a_disk_that_is_clearly_too_small_is_refused_before_writing(
 @pytest.mark.slow  # starts processes that build
 def test_memory_does_not_grow_with_the_cells(tmp_path: Path) -> None:
     genes = [f"G{i}" for i in range(100)]
-    paths = [on_disk(cells(2000, genes, rng=i), tmp_path / f"m{i}.h5ad") for i in range(8)]
-    build(tmp_path, cells())  # what is imported once is not counted
+    paths = [on_disk(filled(2000, genes, rng=i), tmp_path / f"m{i}.h5ad") for i in range(8)]
+    build(tmp_path, filled())  # what is imported once is not counted
     peaks = {}
     for n in (1, 8):
         tracemalloc.start(1)
@@ -713,12 +715,12 @@ def test_arguments(
     tmp_path: Path, arguments: dict[str, Any], error: type[Exception], sentence: str
 ) -> None:
     with pytest.raises(error, match=sentence):
-        build(tmp_path, cells(), **arguments)
+        build(tmp_path, filled(), **arguments)
     assert not (tmp_path / "corpus.zarr").exists()
 
 
 def test_paths(tmp_path: Path) -> None:
-    path = on_disk(cells(), tmp_path / "a.h5ad")
+    path = on_disk(filled(), tmp_path / "a.h5ad")
     for paths, error, sentence in (
         ([], ValueError, "paths names no file"),
         (5, TypeError, "paths must be files .* found int"),
@@ -730,7 +732,7 @@ def test_paths(tmp_path: Path) -> None:
 
 
 def test_numbers_here_and_text_there(tmp_path: Path) -> None:
-    a, b = cells(), cells(rng=1)
+    a, b = filled(), filled(rng=1)
     a.obs["age"], b.obs["age"] = 5, "old"
     with pytest.raises(
         ValueError, match=r"obs\['age'\] holds numbers in 'f0.h5ad' and text in 'f1.h5ad'"
@@ -739,7 +741,7 @@ def test_numbers_here_and_text_there(tmp_path: Path) -> None:
 
 
 def test_genes_first_needs_memory(tmp_path: Path) -> None:
-    adata = cells(400)
+    adata = filled(400)
     adata.X = adata.X.tocsc()
     with pytest.raises(
         ValueError, match=r"stored by genes \(CSC\) and needs .* Raise memory, or write it by cells"
@@ -749,7 +751,7 @@ def test_genes_first_needs_memory(tmp_path: Path) -> None:
 
 
 def test_tokens_are_no_counts(tmp_path: Path) -> None:
-    adata = cells(60, genes=[f"G{i}" for i in range(300)])
+    adata = filled(60, genes=[f"G{i}" for i in range(300)])
     sc_cll.pp.bin_expression(adata)
     with pytest.raises(ValueError, match="its layer holds tokens"):
         build(tmp_path, adata, layer="binned")
@@ -765,4 +767,4 @@ def test_annbatch_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(
         ImportError, match=r"annbatch, which is not installed: pip install 'scbert-cll\[corpus\]'"
     ):
-        build(tmp_path, cells())
+        build(tmp_path, filled())

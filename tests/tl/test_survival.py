@@ -12,16 +12,15 @@ from anndata import AnnData
 from mudata import MuData
 
 import scbert_cll as sc_cll
-from tests._make import unchanged
+from tests._make import cohort, unchanged
 
 OUTCOME = {"time_key": "TTT", "event_key": "treated"}
 
 
 @pytest.fixture(scope="module")
-def cohort() -> AnnData:
+def clinical() -> AnnData:
     """Patients of a simulated cohort, without genes; IGHV and TP53 are missing for some."""
-    found = sc_cll.datasets.cll_cohort(n_patients=300, n_genes=200)
-    return AnnData(obs=found.obs)
+    return AnnData(obs=cohort(300).obs)
 
 
 @pytest.fixture
@@ -46,11 +45,11 @@ def run(adata: AnnData, groupby: str = "group", **options: Any) -> dict[str, Any
 # --------------------------------------------------------------------------------------------------
 
 
-def test_what_is_planted_is_found(cohort) -> None:
+def test_what_is_planted_is_found(clinical) -> None:
     """Time to treatment by IGHV, which has a hazard ratio of 2.2 and raises the programme; age has
     none.
     """
-    found = run(cohort, "IGHV", covariates=["age", "pretreated"])
+    found = run(clinical, "IGHV", covariates=["age", "pretreated"])
     assert found["notes"] == []
     row = found["groups"].set_index("group").loc["unmutated"]
     assert row["ci_low"] > 1.8
@@ -66,11 +65,11 @@ def test_what_is_planted_is_found(cohort) -> None:
     assert cox.loc["age", "ci_low"] < 1 < cox.loc["age", "ci_high"]
 
 
-def test_competing_deaths(cohort) -> None:
+def test_competing_deaths(clinical) -> None:
     """1 − Kaplan–Meier says more than there are; test and ratio censor the deaths, and so stay as
     they are.
     """
-    plain, found = (run(cohort, "Binet", competing_key=key) for key in (None, "died_untreated"))
+    plain, found = (run(clinical, "Binet", competing_key=key) for key in (None, "died_untreated"))
     assert "incidence" not in plain
     pd.testing.assert_frame_equal(found["curves"], plain["curves"])
     pd.testing.assert_frame_equal(
@@ -83,16 +82,16 @@ def test_competing_deaths(cohort) -> None:
     assert (last.sum(axis=1) <= 1).all()
 
 
-def test_delayed_entry_counts_from_the_sample(cohort) -> None:
+def test_delayed_entry_counts_from_the_sample(clinical) -> None:
     """With the clock at diagnosis, nobody is at risk before the sample; without entry the time
     until then is immortal.
     """
     clock = {"time_key": "TTFT", "event_key": "treated"}
-    delayed = run(cohort, "Binet", **clock, entry_key="years_to_sample", groups=["A", "B"])
-    naive = run(cohort, "Binet", **clock, groups=["A", "B"])
+    delayed = run(clinical, "Binet", **clock, entry_key="years_to_sample", groups=["A", "B"])
+    naive = run(clinical, "Binet", **clock, groups=["A", "B"])
     first = delayed["curves"].groupby("group").first()
     entry = (
-        cohort.obs[cohort.obs["TTFT"].notna()]
+        clinical.obs[clinical.obs["TTFT"].notna()]
         .groupby("Binet", observed=True)["years_to_sample"]
         .min()
     )
@@ -199,8 +198,8 @@ def test_a_group_without_events_is_told(patients) -> None:
     assert found["logrank"]["df"] == 2
 
 
-def test_what_is_written_survives_a_file(cohort, tmp_path) -> None:
-    adata = cohort.copy()
+def test_what_is_written_survives_a_file(clinical, tmp_path) -> None:
+    adata = clinical.copy()
     sc_cll.tl.survival(
         adata,
         "Binet",

@@ -31,7 +31,7 @@ def data(corpus):
 
 
 @pytest.fixture(scope="module")
-def cells(corpus):
+def in_memory(corpus):
     """The same cells, binned in memory, by the name they have in the corpus."""
     parts = []
     for number in range(3):
@@ -77,10 +77,10 @@ def _same(one, other):
     "mode",
     [{"tokens": "expressed"}, {"tokens": "background", "n_background": 9}, {"tokens": "all"}],
 )
-def test_tokens_are_those_of_the_same_cells_in_memory(data, cells, mode):
+def test_tokens_are_those_of_the_same_cells_in_memory(data, in_memory, mode):
     config = _config(data, **mode)
     data.attach(data.genes, config, seed=3)
-    tokens = cells[data.names("train")].layers["binned"]
+    tokens = in_memory[data.names("train")].layers["binned"]
     rows = TokenRows(tokens, config, seed=3)
     batches = _epoch(data, 1)
     seen = torch.cat([batch["rows"] for batch in batches]).numpy()
@@ -149,8 +149,8 @@ def test_balance_draws_classes_and_donors_equally(corpus):
     np.testing.assert_allclose(shares, 1 / len(shares), atol=0.025)
 
 
-def test_a_pretrained_model_embeds_windows_as_it_embeds_the_same_cells(data, cells, trained):
-    expected = trained.get_latent_representation(cells[data.names("train")])
+def test_a_pretrained_model_embeds_windows_as_it_embeds_the_same_cells(data, in_memory, trained):
+    expected = trained.get_latent_representation(in_memory[data.names("train")])
     found = [
         trained.get_latent_representation(window.adata)
         for window in data.inference_dataloader(["train"])
@@ -159,11 +159,13 @@ def test_a_pretrained_model_embeds_windows_as_it_embeds_the_same_cells(data, cel
     assert trained.history["validation_loss"].iloc[:, 0].is_monotonic_decreasing
 
 
-def test_a_classifier_learns_from_a_corpus_and_ignores_cells_without_a_label(data, trained, cells):
+def test_a_classifier_learns_from_a_corpus_and_ignores_cells_without_a_label(
+    data, trained, in_memory
+):
     model = ScBERTClassifier.from_pretrained(trained, data, labels_key="label")
     model.train(8, datamodule=data, combine="average", lr=1e-2, **QUIET)
     assert data.n_train == data.obs("train", "label").notna().sum()
-    labelled = cells[cells.obs["label"].notna()]
+    labelled = in_memory[in_memory.obs["label"].notna()]
     assert (model.predict(labelled).to_numpy() == labelled.obs["label"].to_numpy()).mean() > 0.85
     assert model.predict_parts(labelled).linear is not None
 
@@ -177,13 +179,13 @@ def test_excluded_genes_are_not_seen(data, trained):
     np.testing.assert_array_equal(data.tokens("train", np.arange(5)).toarray(), whole)
 
 
-def test_a_corpus_of_raw_counts_is_binned_as_it_is_read(tmp_path, data, cells, corpus):
+def test_a_corpus_of_raw_counts_is_binned_as_it_is_read(tmp_path, data, in_memory, corpus):
     out = tmp_path / "raw.zarr"
     paths = [corpus.parent / f"{number}.h5ad" for number in range(3)]
     pp.build_corpus(paths, out, vocab=list(data.genes), binned=False, val_fraction=0)
-    raw = CorpusData(out, binning=cells.uns["binned"], **SMALL)
+    raw = CorpusData(out, binning=in_memory.uns["binned"], **SMALL)
     window = next(raw.inference_dataloader())
-    expected = cells[raw.names("train")[: window.adata.n_obs]].layers["binned"].toarray()
+    expected = in_memory[raw.names("train")[: window.adata.n_obs]].layers["binned"].toarray()
     np.testing.assert_array_equal(window.adata.layers["binned"].toarray(), expected)
 
 
@@ -208,7 +210,7 @@ def test_gene_vectors_of_a_sample_start_the_network(data):
         ScBERT.from_corpus(data, gene_embedding="gene2vec", **TINY)
 
 
-def test_what_does_not_fit_a_corpus_is_refused(data, trained, corpus, cells):
+def test_what_does_not_fit_a_corpus_is_refused(data, trained, corpus, in_memory):
     with pytest.raises(
         KeyError, match=r"'celltype' is not in the obs columns of .*'donor', 'label'"
     ):

@@ -93,7 +93,7 @@ def assert_same_tensors(found: dict[str, torch.Tensor], expected: dict[str, torc
 
 
 @pytest.fixture(scope="module")
-def cells() -> AnnData:
+def binned() -> AnnData:
     """Cells of both classes, binned as scBERT does."""
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, 6, (24, len(GENES)))
@@ -101,14 +101,14 @@ def cells() -> AnnData:
 
 
 @pytest.fixture(scope="module")
-def make(cells: AnnData, published_network: dict[str, Any]) -> Callable[..., Any]:
+def make(binned: AnnData, published_network: dict[str, Any]) -> Callable[..., Any]:
     """Make a network of ours in the published form, in small: `make(kind, **choices)`; its weights
     are random.
     """
 
     def build(kind: str, **choices: Any) -> ScBERT | ScBERTClassifier:
         network = published_network | {"stabilizer": "cell", "rng": 7} | choices
-        adata = cells.copy()
+        adata = binned.copy()
         if kind == "pretrained":
             ScBERT.setup_anndata(adata)
             return ScBERT(adata, **network)
@@ -211,10 +211,10 @@ def test_a_file_is_no_larger_than_its_tensors(path):
     assert path.stat().st_size < size + 700 * len(tensors(path))
 
 
-def test_same_answers_with_genes_by_name(ours, path, kind, cells, answers, same):
+def test_same_answers_with_genes_by_name(ours, path, kind, binned, answers, same):
     loaded = load(kind, path)
     order = np.random.default_rng(1).permutation(len(GENES))
-    same(answers(loaded, cells[:, order].copy()), answers(ours, cells))
+    same(answers(loaded, binned[:, order].copy()), answers(ours, binned))
 
 
 def test_the_loaded_model_is_scberts(path, kind):
@@ -242,26 +242,26 @@ def test_the_loaded_model_is_scberts(path, kind):
     assert loaded.adata is None
 
 
-def test_binning_is_that_of_bin_expression(path, kind, cells):
-    expected = cells.uns["binned"]
+def test_binning_is_that_of_bin_expression(path, kind, binned):
+    expected = binned.uns["binned"]
     loaded = load(kind, path)
     assert loaded.binning["params"] == expected["params"]
     np.testing.assert_array_equal(loaded.binning["edges"], expected["edges"])
 
 
 @pytest.mark.parametrize("form", ["GeneVocab", "text file", "names", "AnnData"])
-def test_forms_of_a_vocabulary(pretrained, form, tmp_path, cells):
+def test_forms_of_a_vocabulary(pretrained, form, tmp_path, binned):
     GeneVocab(GENES).save(tmp_path / "genes.txt")
     forms = {
         "GeneVocab": GeneVocab(GENES),
         "text file": tmp_path / "genes.txt",
         "names": tuple(GENES),
-        "AnnData": cells,
+        "AnnData": binned,
     }
     assert list(load("pretrained", pretrained, vocab=forms[form]).genes) == GENES
 
 
-def test_choices_of_use(pretrained, cells):
+def test_choices_of_use(pretrained, binned):
     model = load(
         "pretrained",
         pretrained,
@@ -276,11 +276,11 @@ def test_choices_of_use(pretrained, cells):
         "head",
     )
     assert model.module.gene_embedding.weight.requires_grad
-    assert np.isfinite(model.get_latent_representation(cells)).all()
+    assert np.isfinite(model.get_latent_representation(binned)).all()
 
 
-def test_another_layer(pretrained, cells):
-    other = cells.copy()
+def test_another_layer(pretrained, binned):
+    other = binned.copy()
     other.layers["tokens"], other.uns["tokens"] = (
         other.layers.pop("binned"),
         other.uns.pop("binned"),
@@ -293,13 +293,15 @@ def test_another_layer(pretrained, cells):
 
 
 @pytest.mark.parametrize("embedding", ["learned", "sinusoidal", "none"])
-def test_every_gene_embedding_has_its_place(make, cells, embedding, tmp_path):
+def test_every_gene_embedding_has_its_place(make, binned, embedding, tmp_path):
     model = make("pretrained", gene_embedding=embedding)
     model.to_scbert_checkpoint(tmp_path / "scbert.pth")
     assert ("pos_emb.emb.weight" in tensors(tmp_path / "scbert.pth")) == (embedding != "none")
     loaded = load("pretrained", tmp_path / "scbert.pth")
-    expected = model.get_latent_representation(cells)
-    np.testing.assert_allclose(loaded.get_latent_representation(cells), expected, rtol=0, atol=1e-6)
+    expected = model.get_latent_representation(binned)
+    np.testing.assert_allclose(
+        loaded.get_latent_representation(binned), expected, rtol=0, atol=1e-6
+    )
 
 
 def test_exact_attention_goes_in_and_out(make, tmp_path):
@@ -322,19 +324,19 @@ def test_a_bare_state_dict_without_the_counter_is_read(ours, path, kind, tmp_pat
 # ---- what a loaded model can do
 
 
-def test_our_folder_takes_over(path, kind, cells, tmp_path, answers, same):
+def test_our_folder_takes_over(path, kind, binned, tmp_path, answers, same):
     loaded = load(kind, path)
     loaded.save(tmp_path / "model")
-    again = type(loaded).load(tmp_path / "model", cells, accelerator="cpu")
+    again = type(loaded).load(tmp_path / "model", binned, accelerator="cpu")
     assert again.is_trained
     assert again.config == loaded.config
-    same(answers(again), answers(loaded, cells), atol=0)
+    same(answers(again), answers(loaded, binned), atol=0)
 
 
 @pytest.mark.parametrize("head", ["pool", "scbert"])
-def test_a_classifier_starts_from_it(pretrained, cells, head):
+def test_a_classifier_starts_from_it(pretrained, binned, head):
     model = ScBERTClassifier.from_pretrained(
-        load("pretrained", pretrained), cells, labels_key="label", head=head
+        load("pretrained", pretrained), binned, labels_key="label", head=head
     )
     before = state(model)["blocks.1.attention.qkv.weight"].clone()
     assert torch.equal(before[:16], tensors(pretrained)["performer.net.layers.1.0.fn.to_q.weight"])
@@ -347,18 +349,20 @@ def test_a_classifier_starts_from_it(pretrained, cells, head):
     )
 
 
-def test_a_loaded_classifier_predicts_its_classes(finetuned, cells):
+def test_a_loaded_classifier_predicts_its_classes(finetuned, binned):
     model = load("finetuned", finetuned, classes=["first", "second"])
     with torch.inference_mode():
-        tokens = torch.from_numpy(np.pad(cells.layers["binned"].toarray(), ((0, 0), (0, 1)))).long()
+        tokens = torch.from_numpy(
+            np.pad(binned.layers["binned"].toarray(), ((0, 0), (0, 1)))
+        ).long()
         expected = model.module(tokens).softmax(-1).numpy()
-    found = model.predict(cells, soft=True)
+    found = model.predict(binned, soft=True)
     assert list(found) == ["first", "second"]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
-def test_training_goes_on(path, kind, cells):
-    loaded = load(kind, path, adata=cells.copy())
+def test_training_goes_on(path, kind, binned):
+    loaded = load(kind, path, adata=binned.copy())
     before = state(loaded)["norm.weight"].clone()
     loaded.train(1, batch_size=8, **QUIET)
     loaded.train(2, batch_size=8, **QUIET)
@@ -366,8 +370,8 @@ def test_training_goes_on(path, kind, cells):
     assert len(loaded.history["validation_loss"]) == 3
 
 
-def test_a_training_that_fails_leaves_it_trained(path, kind, cells):
-    loaded = load(kind, path, adata=cells.copy())
+def test_a_training_that_fails_leaves_it_trained(path, kind, binned):
+    loaded = load(kind, path, adata=binned.copy())
     with pytest.raises(ValueError, match="nonsense"):
         loaded.train(1, batch_size=8, accelerator="nonsense")
     assert loaded.is_trained
@@ -382,11 +386,13 @@ def stored_vectors(path: Path) -> pd.DataFrame:
     return table.sample(frac=1, random_state=0)
 
 
-def test_with_vectors_the_order_of_the_vocabulary_is_free(pretrained, cells):
+def test_with_vectors_the_order_of_the_vocabulary_is_free(pretrained, binned):
     loaded = load("pretrained", pretrained, vocab=GENES[::-1], gene2vec=stored_vectors(pretrained))
     assert list(loaded.genes) == GENES[::-1]
-    expected = load("pretrained", pretrained).get_latent_representation(cells)
-    np.testing.assert_allclose(loaded.get_latent_representation(cells), expected, rtol=0, atol=1e-6)
+    expected = load("pretrained", pretrained).get_latent_representation(binned)
+    np.testing.assert_allclose(
+        loaded.get_latent_representation(binned), expected, rtol=0, atol=1e-6
+    )
 
 
 def test_with_vectors_a_pretrained_network_serves_other_genes(pretrained, tmp_path):
@@ -546,8 +552,8 @@ def test_each_model_points_to_the_other(pretrained, finetuned):
         load("finetuned", pretrained)
 
 
-def test_cells_binned_otherwise(pretrained, cells):
-    other = cells.copy()
+def test_cells_binned_otherwise(pretrained, binned):
+    other = binned.copy()
     pp.bin_expression(other, n_bins=7)
     with pytest.raises(ValueError, match="n_bins is 7, the model has 5"):
         load("pretrained", pretrained, adata=other)
@@ -739,7 +745,7 @@ def uniform(pretrained, changed) -> Path:
     return changed(pretrained, keys)
 
 
-def test_uniform_attention_is_told(uniform, cells):
+def test_uniform_attention_is_told(uniform, binned):
     with pytest.warns(
         UserWarning, match="nearly uniform in a simulated cell that expresses 9% of the genes: "
     ) as caught:
@@ -749,16 +755,16 @@ def test_uniform_attention_is_told(uniform, cells):
     with pytest.warns(
         UserWarning, match=r"nearly uniform in these cells: in every layer at least \d+% of"
     ):
-        model = load("pretrained", uniform, adata=cells)
+        model = load("pretrained", uniform, adata=binned)
     assert model.get_attention_floor().min() > 0.9
 
 
-def test_one_layer_that_attends_is_enough(pretrained, changed, cells):
+def test_one_layer_that_attends_is_enough(pretrained, changed, binned):
     name = "performer.net.layers.0.0.fn.to_k.weight"
     model = load(
         "pretrained", changed(pretrained, {name: 60 * tensors(pretrained)[name]})
     )  # no warning
-    floor = model.get_attention_floor(cells)
+    floor = model.get_attention_floor(binned)
     assert floor[0] > 0.9 > floor[1]
 
 

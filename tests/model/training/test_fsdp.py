@@ -40,7 +40,7 @@ class Shares(L.Callback):
         self.share = held / sum(p.numel() for p in plan.module.parameters())
 
 
-def cells():
+def cells_with_proteins():
     rng = np.random.default_rng(0)
     label = rng.random(48) < 0.5
     mean = rng.gamma(0.6, 4, 30) * np.ones((48, 1))
@@ -98,7 +98,7 @@ def resumed(train, folder, how):
 
 def main(folder, corpus):
     torch.set_num_threads(1)
-    adata, shares, models = cells(), Shares(), {}
+    adata, shares, models = cells_with_proteins(), Shares(), {}
     ScBERT.setup_anndata(adata)
     how = {
         "accelerator": "cpu",

@@ -25,7 +25,7 @@ CHEAP = ["majority", "gene_only"]
 
 
 @pytest.fixture(scope="session")
-def _cells() -> AnnData:
+def _toy() -> AnnData:
     adata = sc_cll.datasets.cll_toy(n_cells=240, n_genes=220, rng=0)["rna"]
     adata.obs["label"] = adata.obs["cd49d_true"].cat.rename_categories(["neg", "pos"])
     adata.obs.loc[adata.obs_names[:30], "label"] = None
@@ -33,8 +33,8 @@ def _cells() -> AnnData:
 
 
 @pytest.fixture
-def cells(_cells) -> AnnData:
-    return _cells.copy()
+def toy(_toy) -> AnnData:
+    return _toy.copy()
 
 
 class Spy(CellEstimator):
@@ -57,20 +57,20 @@ class Spy(CellEstimator):
 
 
 @pytest.fixture
-def spied(cells):
+def spied(toy):
     """What a model saw in each fold of leaving donors out."""
     Spy.seen.clear()
-    cells.obsm["protein"] = pd.DataFrame({"CD49d": np.arange(cells.n_obs)}, index=cells.obs_names)
-    cells.obs["secret"] = cells.obs["label"]
+    toy.obsm["protein"] = pd.DataFrame({"CD49d": np.arange(toy.n_obs)}, index=toy.obs_names)
+    toy.obs["secret"] = toy.obs["label"]
     sc_cll.tl.cross_validate(
-        cells,
+        toy,
         labels_key="label",
         models={"spy": Spy()},
         n_repeats=1,
         protein_key="protein",
         metrics=["macro_f1"],
     )
-    return cells, list(Spy.seen)
+    return toy, list(Spy.seen)
 
 
 def test_a_fit_never_sees_test_donors(spied) -> None:
@@ -107,9 +107,9 @@ def test_a_model_is_handed_counts_labels_and_donors_and_nothing_else(spied) -> N
 
 
 @pytest.mark.parametrize("scheme", ["leave_one_donor_out", "group_kfold", "random_cell"])
-def test_every_labelled_cell_is_scored_once_per_repeat(cells, scheme) -> None:
+def test_every_labelled_cell_is_scored_once_per_repeat(toy, scheme) -> None:
     sc_cll.tl.cross_validate(
-        cells,
+        toy,
         labels_key="label",
         models=["majority"],
         scheme=scheme,
@@ -117,59 +117,59 @@ def test_every_labelled_cell_is_scored_once_per_repeat(cells, scheme) -> None:
         n_splits=3,
         metrics=["macro_f1"],
     )
-    table = cells.obsm["cv_proba"]
-    labelled = cells.obs["label"].notna().to_numpy()
+    table = toy.obsm["cv_proba"]
+    labelled = toy.obs["label"].notna().to_numpy()
     assert list(table) == [f"majority|{r}|{c}" for r in (0, 1) for c in ("neg", "pos")]
     assert table[labelled].notna().all(axis=None)
     assert table[~labelled].isna().all(axis=None)
-    folds = cells.uns["cv"]["folds"]
+    folds = toy.uns["cv"]["folds"]
     assert (folds.groupby("repeat")["n_test"].sum() == labelled.sum()).all()
     if scheme != "random_cell":
         for _, repeat in folds.groupby("repeat"):
             tested = ", ".join(repeat["test_donors"]).split(", ")
-            assert sorted(tested) == sorted(cells.obs["donor"].astype(str).unique())
-    assert cells.obsm["cv_pred"]["majority"].isna().to_numpy().tolist() == (~labelled).tolist()
+            assert sorted(tested) == sorted(toy.obs["donor"].astype(str).unique())
+    assert toy.obsm["cv_pred"]["majority"].isna().to_numpy().tolist() == (~labelled).tolist()
 
 
-def test_scores_are_those_of_the_out_of_fold_predictions(cells) -> None:
+def test_scores_are_those_of_the_out_of_fold_predictions(toy) -> None:
     sc_cll.tl.cross_validate(
-        cells, labels_key="label", models=["gene_only"], n_repeats=1, n_bootstrap=20
+        toy, labels_key="label", models=["gene_only"], n_repeats=1, n_bootstrap=20
     )
-    known = cells.obs["label"].notna().to_numpy()
-    truth = (cells.obs["label"] == "pos").to_numpy()[known]
-    proba = cells.obsm["cv_proba"]["gene_only|0|pos"].to_numpy()[known]
-    scores = cells.uns["cv"]["scores"].set_index("metric")["value"]
+    known = toy.obs["label"].notna().to_numpy()
+    truth = (toy.obs["label"] == "pos").to_numpy()[known]
+    proba = toy.obsm["cv_proba"]["gene_only|0|pos"].to_numpy()[known]
+    scores = toy.uns["cv"]["scores"].set_index("metric")["value"]
     assert scores["auroc"] == pytest.approx(roc_auc_score(truth, proba), abs=1e-6)
     assert scores["macro_f1"] == pytest.approx(
         f1_score(truth, proba > 0.5, average="macro"), abs=1e-12
     )
-    assert cells.uns["cv"]["unit"] == "donor"
-    assert cells.uns["cv"]["n_units"] == 10
+    assert toy.uns["cv"]["unit"] == "donor"
+    assert toy.uns["cv"]["n_units"] == 10
 
 
-def test_a_user_brings_a_classifier_of_scikit_learn(cells) -> None:
+def test_a_user_brings_a_classifier_of_scikit_learn(toy) -> None:
     models = {
         "mine": LogisticRegression(C=0.01, max_iter=500),
         "forest": RandomForestClassifier(20),
         "none": "majority",
     }
     sc_cll.tl.cross_validate(
-        cells,
+        toy,
         labels_key="cd49d_true",
         models=models,
         scheme="group_kfold",
         n_repeats=1,
         metrics=["macro_f1", "auroc"],
     )
-    found = sc_cll.get.evaluation(cells, metric="macro_f1").set_index("model")["estimate"]
+    found = sc_cll.get.evaluation(toy, metric="macro_f1").set_index("model")["estimate"]
     assert found["mine"] > found["none"] + 0.15
     assert set(found.index) == set(models)
 
 
-def test_scbert_goes_through_the_same_folds(cells) -> None:
+def test_scbert_goes_through_the_same_folds(toy) -> None:
     arm = ScBERTEstimator(max_epochs=1, gene_embedding="learned", accelerator="cpu")
     sc_cll.tl.cross_validate(
-        cells,
+        toy,
         labels_key="cd49d_true",
         models={"arm": arm, "gene_only": "gene_only"},
         scheme="group_kfold",
@@ -178,35 +178,35 @@ def test_scbert_goes_through_the_same_folds(cells) -> None:
         metrics=["auroc"],
         n_bootstrap=50,
     )
-    differences = cells.uns["cv"]["differences"]
+    differences = toy.uns["cv"]["differences"]
     assert "arm" in set(differences["model"]), (
         "scBERT is never the baseline, its linear part may be"
     )
     assert set(differences["reference"]) <= {"gene_only", "arm_linear"}
-    assert set(cells.uns["cv"]["scores"]["model"]) == {
+    assert set(toy.uns["cv"]["scores"]["model"]) == {
         "arm",
         "arm_network",
         "arm_linear",
         "gene_only",
     }
     joined, network, linear = (
-        np.log(cells.obsm["cv_proba"][f"arm{p}|0|CD49d+"]) for p in ("", "_network", "_linear")
+        np.log(toy.obsm["cv_proba"][f"arm{p}|0|CD49d+"]) for p in ("", "_network", "_linear")
     )
     assert (joined <= np.maximum(network, linear) + 1e-4).all()
-    assert cells.obsm["cv_proba"]["arm|0|CD49d+"].between(0, 1).all()
+    assert toy.obsm["cv_proba"]["arm|0|CD49d+"].between(0, 1).all()
 
 
-def test_all_of_it_survives_a_file(cells, tmp_path) -> None:
-    cells.obs["three"] = pd.Categorical(
-        np.array(["a/b", "low", "high"])[np.arange(cells.n_obs) % 3],
+def test_all_of_it_survives_a_file(toy, tmp_path) -> None:
+    toy.obs["three"] = pd.Categorical(
+        np.array(["a/b", "low", "high"])[np.arange(toy.n_obs) % 3],
         ["a/b", "low", "high"],
         ordered=True,
     )
-    sc_cll.tl.cross_validate(cells, labels_key="three", models=CHEAP, n_repeats=1, n_bootstrap=20)
-    cells.write_h5ad(tmp_path / "a.h5ad")
+    sc_cll.tl.cross_validate(toy, labels_key="three", models=CHEAP, n_repeats=1, n_bootstrap=20)
+    toy.write_h5ad(tmp_path / "a.h5ad")
     back = ad.read_h5ad(tmp_path / "a.h5ad")
-    pd.testing.assert_frame_equal(back.obsm["cv_proba"], cells.obsm["cv_proba"])
-    for name, value in cells.uns["cv"].items():
+    pd.testing.assert_frame_equal(back.obsm["cv_proba"], toy.obsm["cv_proba"])
+    for name, value in toy.uns["cv"].items():
         if isinstance(value, pd.DataFrame):
             pd.testing.assert_frame_equal(
                 back.uns["cv"][name],
@@ -247,7 +247,7 @@ def fickle():
     return Fickle
 
 
-def test_a_finished_fold_is_not_computed_twice(cells, fickle, tmp_path) -> None:
+def test_a_finished_fold_is_not_computed_twice(toy, fickle, tmp_path) -> None:
     call = {
         "labels_key": "label",
         "models": {"m": Fickle()},
@@ -255,30 +255,30 @@ def test_a_finished_fold_is_not_computed_twice(cells, fickle, tmp_path) -> None:
         "metrics": ["auroc"],
         "n_bootstrap": 10,
     }
-    whole = sc_cll.tl.cross_validate(cells, **call, copy=True)
+    whole = sc_cll.tl.cross_validate(toy, **call, copy=True)
     n_folds, fickle.n_fits = fickle.n_fits, 0
     assert n_folds == 10
 
     fickle.stop_at = 7
     with pytest.raises(KeyboardInterrupt):
-        sc_cll.tl.cross_validate(cells, **call, checkpoint=tmp_path / "folds")
-    assert "cv" not in cells.uns
-    assert "cv_proba" not in cells.obsm
+        sc_cll.tl.cross_validate(toy, **call, checkpoint=tmp_path / "folds")
+    assert "cv" not in toy.uns
+    assert "cv_proba" not in toy.obsm
 
     fickle.n_fits, fickle.stop_at = 0, None
-    sc_cll.tl.cross_validate(cells, **call, checkpoint=tmp_path / "folds")
+    sc_cll.tl.cross_validate(toy, **call, checkpoint=tmp_path / "folds")
     assert fickle.n_fits == n_folds - 6, "six were finished"
-    pd.testing.assert_frame_equal(cells.obsm["cv_proba"], whole.obsm["cv_proba"])
+    pd.testing.assert_frame_equal(toy.obsm["cv_proba"], whole.obsm["cv_proba"])
 
     fickle.n_fits = 0
     more = call | {"models": {"m": Fickle(), "majority": "majority"}}
-    sc_cll.tl.cross_validate(cells, **more, checkpoint=tmp_path / "folds")
+    sc_cll.tl.cross_validate(toy, **more, checkpoint=tmp_path / "folds")
     assert fickle.n_fits == 0, "a further model leaves the others' folds as they are"
 
 
 @pytest.mark.parametrize("change", ["data", "labels", "seed"])
 def test_what_was_computed_for_something_else_is_not_taken_over(
-    cells, fickle, tmp_path, change
+    toy, fickle, tmp_path, change
 ) -> None:
     call = {
         "labels_key": "label",
@@ -287,21 +287,21 @@ def test_what_was_computed_for_something_else_is_not_taken_over(
         "metrics": ["auroc"],
         "n_bootstrap": 10,
     }
-    sc_cll.tl.cross_validate(cells, **call, checkpoint=tmp_path)
+    sc_cll.tl.cross_validate(toy, **call, checkpoint=tmp_path)
     fickle.n_fits = 0
     if change == "data":
-        cells.X[0, 0] += 1
+        toy.X[0, 0] += 1
     elif change == "labels":
-        cells.obs["label"] = (
-            cells.obs["label"]
+        toy.obs["label"] = (
+            toy.obs["label"]
             .cat.rename_categories({"neg": "pos", "pos": "neg"})
             .cat.reorder_categories(["neg", "pos"])
         )
-    sc_cll.tl.cross_validate(cells, **call, rng=int(change == "seed"), checkpoint=tmp_path)
+    sc_cll.tl.cross_validate(toy, **call, rng=int(change == "seed"), checkpoint=tmp_path)
     assert fickle.n_fits == 10
 
 
-def test_the_same_seed_gives_the_same_numbers(cells) -> None:
+def test_the_same_seed_gives_the_same_numbers(toy) -> None:
     call = {
         "labels_key": "label",
         "models": ["logistic_sgd"],
@@ -309,44 +309,40 @@ def test_the_same_seed_gives_the_same_numbers(cells) -> None:
         "metrics": ["auroc"],
         "n_bootstrap": 50,
     }
-    first, second = (sc_cll.tl.cross_validate(cells, **call, copy=True) for _ in range(2))
+    first, second = (sc_cll.tl.cross_validate(toy, **call, copy=True) for _ in range(2))
     pd.testing.assert_frame_equal(first.obsm["cv_proba"], second.obsm["cv_proba"])
     pd.testing.assert_frame_equal(first.uns["cv"]["summary"], second.uns["cv"]["summary"])
 
 
-def test_permuted_labels_are_at_chance(cells) -> None:
+def test_permuted_labels_are_at_chance(toy) -> None:
     """Labels without meaning: AUROC .5 on average; its intervals of 95 % hold .5, of four all or
     all but one.
     """
     found = []
     for seed in range(4):
-        labels = np.random.default_rng(seed).permutation(np.arange(cells.n_obs) % 2).astype(str)
-        cells.obs["random"] = pd.Categorical(labels)
+        labels = np.random.default_rng(seed).permutation(np.arange(toy.n_obs) % 2).astype(str)
+        toy.obs["random"] = pd.Categorical(labels)
         sc_cll.tl.cross_validate(
-            cells,
+            toy,
             labels_key="random",
             models=["pseudobulk"],
             scheme="group_kfold",
             n_repeats=1,
             metrics=["auroc"],
         )
-        found.append(
-            cells.uns["cv"]["summary"].loc["0", ["low", "estimate", "high"]].to_numpy(float)
-        )
+        found.append(toy.uns["cv"]["summary"].loc["0", ["low", "estimate", "high"]].to_numpy(float))
     low, estimate, high = np.transpose(found)
     assert abs(estimate.mean() - 0.5) < 0.08
     assert ((low < 0.5) & (high > 0.5)).sum() >= 3
 
 
-def test_errors_say_which_model_and_fold(cells) -> None:
+def test_errors_say_which_model_and_fold(toy) -> None:
     class Broken(LogisticRegression):
         def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
             raise FloatingPointError("overflow")
 
     with pytest.raises(FloatingPointError) as caught:
-        sc_cll.tl.cross_validate(
-            cells, labels_key="label", models={"broken": Broken()}, n_repeats=1
-        )
+        sc_cll.tl.cross_validate(toy, labels_key="label", models={"broken": Broken()}, n_repeats=1)
     assert "While cross-validating 'broken', repeat 1, fold 1." in caught.value.__notes__
 
 
@@ -384,30 +380,30 @@ def bad(cells: AnnData, **kwargs: Any) -> None:
         ({"protein_key": "protein"}, KeyError, "protein"),
     ],
 )
-def test_bad_arguments(cells, kwargs, error, message) -> None:
-    with unchanged(cells), pytest.raises(error, match=message):
-        bad(cells, **kwargs)
+def test_bad_arguments(toy, kwargs, error, message) -> None:
+    with unchanged(toy), pytest.raises(error, match=message):
+        bad(toy, **kwargs)
 
 
-def test_resampled_rows_are_refused(cells) -> None:
-    sc_cll.pp.split_donors(cells, "donor", labels_key="label")
-    sc_cll.pp.balance(cells, "label", method="oversample")
+def test_resampled_rows_are_refused(toy) -> None:
+    sc_cll.pp.split_donors(toy, "donor", labels_key="label")
+    sc_cll.pp.balance(toy, "label", method="oversample")
     with (
-        unchanged(cells),
+        unchanged(toy),
         pytest.raises(ValueError, match=r"cells were added by resampling \(.*-copy1"),
     ):
-        bad(cells)
+        bad(toy)
 
 
 @pytest.mark.parametrize("scheme", ["random_cell", "group_kfold"])
-def test_copies_of_a_cell_on_both_sides_are_refused(cells, scheme) -> None:
-    donors = cells.obs["donor"].astype(str).to_numpy()
-    labelled = cells.obs["label"].notna().to_numpy()
+def test_copies_of_a_cell_on_both_sides_are_refused(toy, scheme) -> None:
+    donors = toy.obs["donor"].astype(str).to_numpy()
+    labelled = toy.obs["label"].notna().to_numpy()
     first = np.flatnonzero(labelled & (donors == "D01"))
     second = np.flatnonzero(labelled & (donors == "D02"))
-    dense = cells.X.toarray()
+    dense = toy.X.toarray()
     dense[second[:10]] = dense[first[:10]]
-    copied = AnnData(dense, obs=cells.obs, var=cells.var)
+    copied = AnnData(dense, obs=toy.obs, var=toy.var)
     with (
         unchanged(copied),
         pytest.raises(ValueError, match="same counts as another one on the other side of a fold"),
@@ -415,17 +411,17 @@ def test_copies_of_a_cell_on_both_sides_are_refused(cells, scheme) -> None:
         bad(copied, scheme=scheme, n_splits=10)
 
 
-def test_one_class_or_logarithms_are_refused(cells) -> None:
-    cells.obs["one"] = "a"
-    with unchanged(cells), pytest.raises(ValueError, match="at least two classes"):
-        bad(cells, labels_key="one")
-    cells.X = cells.X.log1p()
-    with unchanged(cells), pytest.raises(ValueError, match="counts"):
-        bad(cells)
+def test_one_class_or_logarithms_are_refused(toy) -> None:
+    toy.obs["one"] = "a"
+    with unchanged(toy), pytest.raises(ValueError, match="at least two classes"):
+        bad(toy, labels_key="one")
+    toy.X = toy.X.log1p()
+    with unchanged(toy), pytest.raises(ValueError, match="counts"):
+        bad(toy)
 
 
 @pytest.mark.parametrize("scheme", ["leave_one_donor_out", "group_kfold", "random_cell"])
-def test_a_model_that_ranks_nothing_is_at_chance(cells, scheme) -> None:
+def test_a_model_that_ranks_nothing_is_at_chance(toy, scheme) -> None:
     """Pooled over folds, the share of positives that it was trained on would rank the folds, and
     the wrong way round.
     """
@@ -436,12 +432,12 @@ def test_a_model_that_ranks_nothing_is_at_chance(cells, scheme) -> None:
         "n_repeats": 2,
         "n_bootstrap": 40,
     }
-    sc_cll.tl.cross_validate(cells, **call, scheme=scheme, n_splits=4, metrics=metrics)
-    summary = sc_cll.get.evaluation(cells, model="majority").set_index("metric")
+    sc_cll.tl.cross_validate(toy, **call, scheme=scheme, n_splits=4, metrics=metrics)
+    summary = sc_cll.get.evaluation(toy, model="majority").set_index("metric")
     assert (
         summary.loc[["auroc", "auroc_within"], ["estimate", "low", "high"]].eq(0.5).all(axis=None)
     )
-    positive = (cells.obs["label"].dropna() == "pos").mean()
+    positive = (toy.obs["label"].dropna() == "pos").mean()
     assert summary.loc["auprc", "estimate"] == pytest.approx(positive)
     assert summary.loc["auroc", "note"].startswith(
         "the model says the same of every cell of a fold"
@@ -449,7 +445,7 @@ def test_a_model_that_ranks_nothing_is_at_chance(cells, scheme) -> None:
     assert summary.loc["brier", "estimate"] > positive * (
         1 - positive
     )  # its probabilities are still those it gave
-    axes = sc_cll.pl.evaluation(cells, show=False)
+    axes = sc_cll.pl.evaluation(toy, show=False)
     assert [ax.get_title() for ax in axes] == ["macro-F1", "AUROC within donors"]
     dots = [c.get_offsets() for c in axes[1].collections if isinstance(c, PathCollection)]
     drawn = [float(one[0, 0]) for one in dots if len(one) == 1]

@@ -32,7 +32,7 @@ def validated() -> AnnData:
 
 
 @pytest.fixture
-def cells(validated) -> AnnData:
+def scored(validated) -> AnnData:
     return validated.copy()
 
 
@@ -112,17 +112,17 @@ def test_without_predictions_only_the_measured_part(validated):
     assert "calibration" not in record
 
 
-def test_cells_and_columns_of_the_users_choice(cells):
-    cells.obs["centre"] = pd.Categorical(
-        cells.obs["donor"].astype(str).map(lambda d: "A" if d < "D05" else "B")
+def test_cells_and_columns_of_the_users_choice(scored):
+    scored.obs["centre"] = pd.Categorical(
+        scored.obs["donor"].astype(str).map(lambda d: "A" if d < "D05" else "B")
     )
-    cells.obs["age"] = cells.obs["donor"].cat.codes.astype(float)
-    cells.obs.loc[cells.obs["donor"] == "D02", "age"] = np.nan
-    mask = pd.Series(np.arange(cells.n_obs) % 2 == 0, cells.obs_names)[::-1]
-    patients = patient_cd49d(cells, cells=mask, obs_keys=["centre", "age"])
+    scored.obs["age"] = scored.obs["donor"].cat.codes.astype(float)
+    scored.obs.loc[scored.obs["donor"] == "D02", "age"] = np.nan
+    mask = pd.Series(np.arange(scored.n_obs) % 2 == 0, scored.obs_names)[::-1]
+    patients = patient_cd49d(scored, cells=mask, obs_keys=["centre", "age"])
     assert (
         patients.obs["n_cells"]
-        == cells.obs["donor"][mask[cells.obs_names].to_numpy()].value_counts()[patients.obs_names]
+        == scored.obs["donor"][mask[scored.obs_names].to_numpy()].value_counts()[patients.obs_names]
     ).all()
     assert (
         patients.obs["centre"].astype(str) == np.where(patients.obs_names < "D05", "A", "B")
@@ -132,10 +132,10 @@ def test_cells_and_columns_of_the_users_choice(cells):
     assert patients.obs.loc["D10", "age"] == 9
 
 
-def test_the_input_stays_and_the_result_survives_a_file(cells, validated, tmp_path):
-    patients = patient_cd49d(cells, model="gene_only")
-    pd.testing.assert_frame_equal(cells.obs, validated.obs)
-    assert set(cells.uns) == set(validated.uns)
+def test_the_input_stays_and_the_result_survives_a_file(scored, validated, tmp_path):
+    patients = patient_cd49d(scored, model="gene_only")
+    pd.testing.assert_frame_equal(scored.obs, validated.obs)
+    assert set(scored.uns) == set(validated.uns)
     patients.write_h5ad(tmp_path / "patients.h5ad")
     back = ad.read_h5ad(tmp_path / "patients.h5ad")
     np.testing.assert_array_equal(back.X, patients.X)
@@ -268,9 +268,9 @@ def test_donors_with_few_cells_get_no_interval_and_tell_nothing():
     assert "D000" not in set(patients.uns["patient_cd49d"]["calibration"]["donor"])
 
 
-def test_folds_of_cells_leave_no_donor_unseen(cells):
-    cells.uns["cv"]["params"]["scheme"] = "random_cell"
-    obs = patient_cd49d(cells, model="gene_only").obs
+def test_folds_of_cells_leave_no_donor_unseen(scored):
+    scored.uns["cv"]["params"]["scheme"] = "random_cell"
+    obs = patient_cd49d(scored, model="gene_only").obs
     assert obs["in_training"].all()
     assert obs["pct_predicted_low"].isna().all()
 
@@ -478,16 +478,16 @@ ROWS = {
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_bad_input_is_refused(row, cells):
+def test_bad_input_is_refused(row, scored):
     spoil, asked, error, sentence = ROWS[row]
-    cells.uns["cd49d"] = dict(cells.uns["cd49d"])
-    spoil(cells)
+    scored.uns["cd49d"] = dict(scored.uns["cd49d"])
+    spoil(scored)
     with pytest.raises(error, match=sentence):
-        patient_cd49d(cells, **asked)
+        patient_cd49d(scored, **asked)
 
 
-def test_a_counted_cell_needs_a_donor(cells):
-    cells.obs["donor"] = cells.obs["donor"].astype(object)
-    cells.obs.loc[cells.obs_names[3], "donor"] = None
+def test_a_counted_cell_needs_a_donor(scored):
+    scored.obs["donor"] = scored.obs["donor"].astype(object)
+    scored.obs.loc[scored.obs_names[3], "donor"] = None
     with pytest.raises(ValueError, match=r"adata.obs\['donor'\] is missing for 1 cells"):
-        patient_cd49d(cells, cells=np.ones(cells.n_obs, dtype=bool))
+        patient_cd49d(scored, cells=np.ones(scored.n_obs, dtype=bool))

@@ -17,6 +17,7 @@ import scbert_cll as sc_cll
 from scbert_cll._survival.models import fit
 from scbert_cll._survival.outcome import Outcome
 from scbert_cll.tl._prognosis.bulk import Bulk, unit
+from tests import _make
 
 CLINICAL = ["IGHV", "TP53", "trisomy12", "pretreated"]
 TIMED: dict[str, Any] = {"time_key": "TTT", "event_key": "treated"}
@@ -24,14 +25,14 @@ QUICK: dict[str, Any] = TIMED | {"n_random": 200, "n_bootstrap": 0}
 
 
 @pytest.fixture(scope="module")
-def cohort() -> AnnData:
-    return sc_cll.datasets.cll_cohort(rng=1)
+def patients() -> AnnData:
+    return _make.cohort(300, 1500, rng=1)
 
 
 @pytest.fixture(scope="module")
-def planted(cohort: AnnData) -> tuple[AnnData, Any]:
+def planted(patients: AnnData) -> tuple[AnnData, Any]:
     """Everything at once: covariates, competing event, bootstrap."""
-    adata = cohort.copy()
+    adata = patients.copy()
     signature = adata.uns["truth"]["signature"]
     report = sc_cll.tl.prognosis(
         adata,
@@ -79,8 +80,8 @@ def test_the_planted_signature_is_ahead_of_random_ones(planted: tuple[AnnData, A
     assert len(report.null) == 4 * 400
 
 
-def test_a_decoy_has_a_small_p_and_nothing_behind_it(cohort: AnnData) -> None:
-    adata = cohort.copy()
+def test_a_decoy_has_a_small_p_and_nothing_behind_it(patients: AnnData) -> None:
+    adata = patients.copy()
     report = sc_cll.tl.prognosis(adata, adata.uns["truth"]["decoy"], **QUICK, covariates=CLINICAL)
     tests = report.null_tests.set_index("adjusted")
     assert tests.loc["none", "naive_p"] < 0.01
@@ -89,8 +90,8 @@ def test_a_decoy_has_a_small_p_and_nothing_behind_it(cohort: AnnData) -> None:
     assert tests.loc["clinical + proliferation", "naive_p"] > 0.05
 
 
-def test_empirical_p_is_uniform_for_random_signatures(cohort: AnnData) -> None:
-    adata, rng, found = cohort.copy(), np.random.default_rng(0), []
+def test_empirical_p_is_uniform_for_random_signatures(patients: AnnData) -> None:
+    adata, rng, found = patients.copy(), np.random.default_rng(0), []
     genes = [
         gene for gene in adata.var_names if gene not in set(adata.uns["truth"]["signature"]["gene"])
     ]
@@ -146,8 +147,8 @@ def test_the_marker_alone_is_compared(planted: tuple[AnnData, Any]) -> None:
     assert row(report.added_value, measure="Harrell C", base="marker")["delta"] > 0
 
 
-def test_the_former_name_of_the_gene_is_taken_for_a_release(cohort: AnnData) -> None:
-    adata, signature = cohort.copy(), cohort.uns["truth"]["signature"]
+def test_the_former_name_of_the_gene_is_taken_for_a_release(patients: AnnData) -> None:
+    adata, signature = patients.copy(), patients.uns["truth"]["signature"]
     with pytest.warns(FutureWarning, match=r"prognosis: marker= is now gene="):
         report = sc_cll.tl.prognosis(adata, signature, **QUICK, marker=None)
     assert "marker" not in set(report.models["model"])
@@ -198,12 +199,12 @@ def test_the_report_never_shows_p_without_that_of_random_sets(planted: tuple[Ann
     assert "events show a HR of 1.5" in text
 
 
-def test_same_seed_same_numbers_and_other_orders_too(cohort: AnnData) -> None:
-    signature = cohort.uns["truth"]["signature"]
-    turned = cohort[::-1, ::-1].copy()
+def test_same_seed_same_numbers_and_other_orders_too(patients: AnnData) -> None:
+    signature = patients.uns["truth"]["signature"]
+    turned = patients[::-1, ::-1].copy()
     first, second, other = (
         sc_cll.tl.prognosis(one, signature, **(QUICK | {"n_bootstrap": 25}), covariates=["IGHV"])
-        for one in (cohort.copy(), cohort.copy(), turned)
+        for one in (patients.copy(), patients.copy(), turned)
     )
     pd.testing.assert_frame_equal(first.null, second.null)
     pd.testing.assert_frame_equal(first.added_value, second.added_value)
@@ -215,8 +216,8 @@ def test_same_seed_same_numbers_and_other_orders_too(cohort: AnnData) -> None:
 # --------------------------------------------------------------------------------------------------
 
 
-def test_weighted_score_is_a_sum_of_standard_deviations(cohort: AnnData) -> None:
-    adata = cohort.copy()
+def test_weighted_score_is_a_sum_of_standard_deviations(patients: AnnData) -> None:
+    adata = patients.copy()
     weights = {"ITGA4": 2.0, adata.var_names[10]: -1.0}
     sc_cll.tl.prognosis(adata, weights, **QUICK)
     x = adata[:, list(weights)].to_df()
@@ -230,9 +231,9 @@ def test_weighted_score_is_a_sum_of_standard_deviations(cohort: AnnData) -> None
     "method",
     ["ulm", "waggr", "zscore", pytest.param("aucell", marks=pytest.mark.slow)],  # is compiled
 )
-def test_scores_of_decoupler(cohort: AnnData, method: str) -> None:
+def test_scores_of_decoupler(patients: AnnData, method: str) -> None:
     pytest.importorskip("decoupler", reason="needs the extra score")
-    adata = cohort[:, :400].copy()
+    adata = patients[:, :400].copy()
     signature = adata.uns["truth"]["signature"]
     signature = signature[signature["gene"].isin(adata.var_names)]
     report = sc_cll.tl.prognosis(adata, signature, **(QUICK | {"n_random": 30}), method=method)
@@ -244,9 +245,9 @@ def test_scores_of_decoupler(cohort: AnnData, method: str) -> None:
 
 
 @pytest.mark.slow  # decoupler compiles its method
-def test_gsva_takes_up_from_down(cohort: AnnData) -> None:
+def test_gsva_takes_up_from_down(patients: AnnData) -> None:
     pytest.importorskip("decoupler", reason="needs the extra score")
-    adata = cohort[:80, :150].copy()
+    adata = patients[:80, :150].copy()
     options = QUICK | {"n_random": 3, "min_events_per_variable": 5}
     up, down = (
         sc_cll.tl.prognosis(
@@ -262,14 +263,14 @@ def test_gsva_takes_up_from_down(cohort: AnnData) -> None:
     assert up.null_tests["z"].iloc[0] == pytest.approx(-down.null_tests["z"].iloc[0])
 
 
-def test_a_view_is_refused_before_anything_is_done(cohort: AnnData) -> None:
+def test_a_view_is_refused_before_anything_is_done(patients: AnnData) -> None:
     with pytest.raises(ValueError, match="view of another AnnData"):
-        sc_cll.tl.prognosis(cohort[:100], ["ITGA4"], **QUICK)
+        sc_cll.tl.prognosis(patients[:100], ["ITGA4"], **QUICK)
 
 
-def test_random_sets_are_alike_and_never_the_signature_itself(cohort: AnnData) -> None:
-    bulk = Bulk(np.asarray(cohort.X, dtype=float), cohort.var_names)
-    genes = bulk.names.get_indexer(cohort.uns["truth"]["signature"]["gene"])
+def test_random_sets_are_alike_and_never_the_signature_itself(patients: AnnData) -> None:
+    bulk = Bulk(np.asarray(patients.X, dtype=float), patients.var_names)
+    genes = bulk.names.get_indexer(patients.uns["truth"]["signature"]["gene"])
     sets = bulk.random_sets(genes, 50, np.random.default_rng(0))
     assert sets is not None
     assert sets.shape == (50, len(genes))
@@ -280,8 +281,8 @@ def test_random_sets_are_alike_and_never_the_signature_itself(cohort: AnnData) -
     assert np.corrcoef(spread[sets].mean(axis=0), spread[genes])[0, 1] > 0.8
 
 
-def test_unmeasured_values_are_no_zeros(cohort: AnnData) -> None:
-    adata = cohort.copy()
+def test_unmeasured_values_are_no_zeros(patients: AnnData) -> None:
+    adata = patients.copy()
     genes = list(adata.uns["truth"]["signature"]["gene"])
     places = adata.var_names.get_indexer(pd.Index(genes))
     adata.X[:20, places] = np.nan
@@ -293,8 +294,8 @@ def test_unmeasured_values_are_no_zeros(cohort: AnnData) -> None:
     assert "ITGA4 was not measured in" in " ".join(report.notes) or genes.index("ITGA4") > 2
 
 
-def test_a_column_of_obs_as_score(cohort: AnnData) -> None:
-    adata = cohort.copy()
+def test_a_column_of_obs_as_score(patients: AnnData) -> None:
+    adata = patients.copy()
     adata.obs["pct"] = (
         50
         + 10 * np.asarray(adata[:, "ITGA4"].X).ravel()
@@ -308,8 +309,8 @@ def test_a_column_of_obs_as_score(cohort: AnnData) -> None:
     assert "no test against random sets" in " ".join(report.notes)
 
 
-def test_patients_without_expression(cohort: AnnData) -> None:
-    adata = AnnData(obs=cohort.obs.copy())
+def test_patients_without_expression(patients: AnnData) -> None:
+    adata = AnnData(obs=patients.obs.copy())
     adata.obs["pct"] = np.random.default_rng(0).normal(size=adata.n_obs)
     report = sc_cll.tl.prognosis(adata, score_key="pct", **TIMED, n_bootstrap=0)
     assert list(report.models["model"]) == ["score"]
@@ -320,8 +321,8 @@ def test_patients_without_expression(cohort: AnnData) -> None:
 # --------------------------------------------------------------------------------------------------
 
 
-def test_without_times_it_is_a_logistic_regression(cohort: AnnData) -> None:
-    adata = cohort.copy()
+def test_without_times_it_is_a_logistic_regression(patients: AnnData) -> None:
+    adata = patients.copy()
     options = QUICK | {"time_key": None, "n_bootstrap": 20}
     report = sc_cll.tl.prognosis(
         adata, adata.uns["truth"]["signature"], **options, covariates=["IGHV"]
@@ -334,8 +335,8 @@ def test_without_times_it_is_a_logistic_regression(cohort: AnnData) -> None:
     assert "OR per SD" in str(report)
 
 
-def test_delayed_entry_and_strata(cohort: AnnData) -> None:
-    adata = cohort.copy()
+def test_delayed_entry_and_strata(patients: AnnData) -> None:
+    adata = patients.copy()
     options = QUICK | {"time_key": "TTFT", "entry_key": "years_to_sample", "strata": ["Binet"]}
     report = sc_cll.tl.prognosis(
         adata, adata.uns["truth"]["signature"], **options, covariates=["trisomy12"]
@@ -381,30 +382,30 @@ def test_delayed_entry_takes_the_bias_away() -> None:
     assert abs(plain.cox["coef"].iloc[0] - per_sd) > 0.08
 
 
-def test_cut_by_share(cohort: AnnData) -> None:
-    adata = cohort.copy()
+def test_cut_by_share(patients: AnnData) -> None:
+    adata = patients.copy()
     sc_cll.tl.prognosis(adata, ["ITGA4"], **QUICK, cut=0.3)
     assert (adata.obs["prognosis_group"] == "high").mean() == pytest.approx(0.3, abs=0.01)
     assert adata.uns["prognosis"]["params"]["cut"] == 0.3
 
 
-def test_too_few_genes_for_random_sets_is_said(cohort: AnnData) -> None:
-    genes = cohort.uns["truth"]["signature"]["gene"].tolist()
-    adata = cohort[:, genes].copy()
-    report = sc_cll.tl.prognosis(adata, cohort.uns["truth"]["signature"], **QUICK)
+def test_too_few_genes_for_random_sets_is_said(patients: AnnData) -> None:
+    genes = patients.uns["truth"]["signature"]["gene"].tolist()
+    adata = patients[:, genes].copy()
+    report = sc_cll.tl.prognosis(adata, patients.uns["truth"]["signature"], **QUICK)
     assert report.null_tests["empirical_p"].isna().all()
     assert "too few to draw others" in " ".join(report.notes)
     assert "no adjustment for it" in " ".join(report.notes)
 
 
-def test_missing_genes_are_named(cohort: AnnData) -> None:
-    adata = cohort.copy()
+def test_missing_genes_are_named(patients: AnnData) -> None:
+    adata = patients.copy()
     report = sc_cll.tl.prognosis(adata, ["ITGA4", "GENE9", "PCNA", "MKI67"], **QUICK)
     assert "1 of the 4 genes" in " ".join(report.notes)
     assert "GENE9" in " ".join(report.notes)
 
 
-def test_a_bent_effect_is_told(cohort: AnnData) -> None:
+def test_a_bent_effect_is_told(patients: AnnData) -> None:
     rng = np.random.default_rng(1)
     x = rng.normal(size=400)
     event, censored = rng.exponential(np.exp(-1.2 * x**2)), rng.exponential(1.0, 400)
@@ -651,13 +652,13 @@ REFUSED: list[tuple[str, Callable[[AnnData], None], dict[str, Any], type[Excepti
     ("change", "options", "error", "match"), [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED]
 )
 def test_refused(
-    cohort: AnnData,
+    patients: AnnData,
     change: Callable[[AnnData], None],
     options: dict[str, Any],
     error: type[Exception],
     match: str,
 ) -> None:
-    adata = cohort.copy()
+    adata = patients.copy()
     change(adata)
     with pytest.raises(error, match=match):
         sc_cll.tl.prognosis(adata, ["ITGA4", "PCNA"], **(QUICK | options))
@@ -688,23 +689,23 @@ def test_refused(
     ],
 )
 def test_advice_where_events_are_few(
-    cohort: AnnData, n: int, covariates: list[str], advice: str
+    patients: AnnData, n: int, covariates: list[str], advice: str
 ) -> None:
-    adata = cohort.copy()
+    adata = patients.copy()
     adata.obs["treated"] = (adata.obs["treated"].cumsum() <= n).astype(int) * adata.obs["treated"]
     with pytest.raises(ValueError, match=advice):
         sc_cll.tl.prognosis(adata, ["ITGA4"], **QUICK, covariates=covariates)
 
 
-def test_genes_of_other_names_are_refused(cohort: AnnData) -> None:
+def test_genes_of_other_names_are_refused(patients: AnnData) -> None:
     with pytest.raises(
         ValueError, match=r"0 of the 2 genes of the signature, with 0% of its weight"
     ):
-        sc_cll.tl.prognosis(cohort.copy(), ["ENSG00000115232", "ENSG00000132646"], **QUICK)
+        sc_cll.tl.prognosis(patients.copy(), ["ENSG00000115232", "ENSG00000132646"], **QUICK)
 
 
-def test_a_covariate_that_knows_the_outcome_is_refused(cohort: AnnData) -> None:
-    adata = cohort.copy()
+def test_a_covariate_that_knows_the_outcome_is_refused(patients: AnnData) -> None:
+    adata = patients.copy()
     adata.obs["ever_treated"] = adata.obs["treated"]
     with pytest.raises(
         ValueError, match=r"'ever_treated' tells .almost. exactly who has the event"
@@ -712,36 +713,36 @@ def test_a_covariate_that_knows_the_outcome_is_refused(cohort: AnnData) -> None:
         sc_cll.tl.prognosis(adata, ["ITGA4"], **QUICK, covariates=["ever_treated"])
 
 
-def test_an_outcome_is_no_score(cohort: AnnData) -> None:
+def test_an_outcome_is_no_score(patients: AnnData) -> None:
     for key in ("TTT", "died"):
         with pytest.raises(
             ValueError,
             match=f"'{key}' is an outcome, so it cannot explain one; name another score_key",
         ):
-            sc_cll.tl.prognosis(cohort.copy(), score_key=key, **TIMED)
+            sc_cll.tl.prognosis(patients.copy(), score_key=key, **TIMED)
 
 
-def test_a_score_needs_expression(cohort: AnnData) -> None:
+def test_a_score_needs_expression(patients: AnnData) -> None:
     with pytest.raises(
         ValueError, match=r"adata.X has no expression.*score_key= takes a column of obs"
     ):
-        sc_cll.tl.prognosis(AnnData(obs=cohort.obs), ["ITGA4"], **QUICK)
+        sc_cll.tl.prognosis(AnnData(obs=patients.obs), ["ITGA4"], **QUICK)
 
 
-def test_a_score_that_is_the_marker_is_not_compared_with_it(cohort: AnnData) -> None:
-    report = sc_cll.tl.prognosis(cohort.copy(), {"ITGA4": 3.0}, **QUICK)
+def test_a_score_that_is_the_marker_is_not_compared_with_it(patients: AnnData) -> None:
+    report = sc_cll.tl.prognosis(patients.copy(), {"ITGA4": 3.0}, **QUICK)
     assert "marker" not in set(report.models["model"])
     assert "The score is ITGA4 itself" in str(report)
 
 
-def test_a_score_that_is_cell_division_is_not_adjusted_for_it(cohort: AnnData) -> None:
-    report = sc_cll.tl.prognosis(cohort.copy(), cohort.uns["truth"]["proliferation"], **QUICK)
+def test_a_score_that_is_cell_division_is_not_adjusted_for_it(patients: AnnData) -> None:
+    report = sc_cll.tl.prognosis(patients.copy(), patients.uns["truth"]["proliferation"], **QUICK)
     assert "The score is cell division itself" in str(report)
     assert list(report.null_tests["adjusted"]) == ["none"]
 
 
-def test_a_marker_in_few_patients_or_without_differences_is_left_out(cohort: AnnData) -> None:
-    few, flat = cohort.copy(), cohort.copy()
+def test_a_marker_in_few_patients_or_without_differences_is_left_out(patients: AnnData) -> None:
+    few, flat = patients.copy(), patients.copy()
     place = few.var_names.get_loc("ITGA4")
     few.X[20:, place] = np.nan
     flat.X[:, place] = 7.0
@@ -749,21 +750,21 @@ def test_a_marker_in_few_patients_or_without_differences_is_left_out(cohort: Ann
         (few, "too few to compare the score with it"),
         (flat, "does not differ between samples"),
     ):
-        report = sc_cll.tl.prognosis(adata, cohort.uns["truth"]["decoy"], **QUICK)
+        report = sc_cll.tl.prognosis(adata, patients.uns["truth"]["decoy"], **QUICK)
         assert said in str(report)
         assert "marker" not in set(report.models["model"])
 
 
-def test_a_score_of_two_values_wants_groups(cohort: AnnData) -> None:
-    adata = cohort.copy()
+def test_a_score_of_two_values_wants_groups(patients: AnnData) -> None:
+    adata = patients.copy()
     adata.obs["call"] = (np.arange(adata.n_obs) % 10 != 0).astype(int)
     with pytest.raises(ValueError, match=r"in one group.*tl\.survival"):
         sc_cll.tl.prognosis(adata, score_key="call", **TIMED, n_bootstrap=0)
 
 
-def test_missing_values_and_decoupler_do_not_go_together(cohort: AnnData) -> None:
+def test_missing_values_and_decoupler_do_not_go_together(patients: AnnData) -> None:
     pytest.importorskip("decoupler", reason="needs the extra score")
-    adata = cohort.copy()
+    adata = patients.copy()
     adata.X[3, 5] = np.nan
     with pytest.raises(ValueError, match=r"needs every gene in every sample; NaN in 1 samples"):
         sc_cll.tl.prognosis(adata, ["ITGA4", "PCNA"], **QUICK, method="ulm")
