@@ -115,13 +115,15 @@ def test_the_same_in_memory_after_a_file_and_in_a_corpus(kind: str, tmp_path: Pa
     )
     data = sc_cll.model.CorpusData(tmp_path / "c.zarr")
     assert data.classes("label") == wanted
+    config = sc_cll.nn.Config(n_genes=len(data.genes), n_bins=5)
+    data.attach(data.genes, config, seed=0, labels_key="label", classes=wanted)
     for part in ("train", "val"):
         kept = _checks.people.class_names(data.obs(part, "label")).set_axis(
             data.names(part).str.removeprefix("0:")
         )
         known = names[kept.index]
         assert kept.where(kept.notna(), None).tolist() == known.where(known.notna(), None).tolist()
-        codes = pd.Series(data._codes(part, "label", wanted), kept.index)
+        codes = pd.Series(data.labels[part], kept.index)
         assert (
             codes.tolist() == pd.Series(pd.Categorical(known, wanted).codes, known.index).tolist()
         )
