@@ -14,6 +14,7 @@ from scipy import sparse
 from scbert_cll._checks.words import choice, listed, number_in
 
 type Csr = sparse.csr_matrix
+type Record = Mapping[str, Any]  # what pp.bin_expression leaves in `uns`
 type Edges = np.ndarray | pd.DataFrame  # (tokens,), or genes × tokens
 
 Method = Literal["log2", "uniform", "quantile", "gene_quantile"]
@@ -73,11 +74,7 @@ class Scheme:
         return Scheme.of(of_edges)
 
     def lower_edges(
-        self,
-        edges: Mapping[str, Any] | None,
-        genes: pd.Index,
-        counts: Csr,
-        totals: np.ndarray,
+        self, edges: Record | None, genes: pd.Index, counts: Csr, totals: np.ndarray
     ) -> Edges:
         """Lower edges of the tokens 1 … n_bins: of `edges`, or learned from cells that fit them."""
         if edges is not None and self.is_learned:
@@ -116,7 +113,7 @@ class Scheme:
         return binned
 
 
-def cut(counts: Csr, record: Mapping[str, Any]) -> Csr:
+def cut(counts: Csr, record: Record) -> Csr:
     """Tokens of counts without stored zeros, by a record of pp.bin_expression.
 
     A cell without counts has none.

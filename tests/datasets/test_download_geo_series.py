@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from scbert_cll import datasets
-from scbert_cll.datasets import _download_geo_series
+from scbert_cll.datasets import _geo_series
 from tests.datasets._files import SERIES, written
 
 
@@ -45,7 +45,7 @@ def geo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     ) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
-        monkeypatch.setattr(_download_geo_series, "_BASE", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr(_geo_series, "_BASE", f"http://127.0.0.1:{server.server_port}")
         yield path
         server.shutdown()
         thread.join()
@@ -130,7 +130,7 @@ def test_download_that_fails(
 
 
 def test_download_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_download_geo_series, "_BASE", "http://127.0.0.1:9")
+    monkeypatch.setattr(_geo_series, "_BASE", "http://127.0.0.1:9")
     with pytest.raises(
         ConnectionError,
         match=r"Could not load http://127.0.0.1:9/GSEnnn/GSE12/.*refused.*put it at",
@@ -145,7 +145,7 @@ def test_accessions_that_are_none(accession: str, tmp_path: Path) -> None:
 
 
 def test_the_address_is_geo() -> None:
-    assert _download_geo_series._address("GSE39671", "x") == (
+    assert _geo_series._address("GSE39671", "x") == (
         "https://ftp.ncbi.nlm.nih.gov/geo/series/GSE39nnn/GSE39671/matrix/x"
     )
-    assert "/GSEnnn/GSE12/" in _download_geo_series._address("GSE12-GPL1", "x")
+    assert "/GSEnnn/GSE12/" in _geo_series._address("GSE12-GPL1", "x")

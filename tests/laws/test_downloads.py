@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from scbert_cll import datasets
-from scbert_cll.datasets import _download_geo_series as download
+from scbert_cll.datasets import _geo_series as download
 
 NAME = "GSE39671_series_matrix.txt.gz"
 SERIES = (

@@ -24,7 +24,7 @@ from anndata import AnnData
 import scbert_cll as sc_cll
 from scbert_cll._disk import formats
 from scbert_cll._disk.cells import write_cells
-from scbert_cll.datasets import _download_geo_series
+from scbert_cll.datasets import _geo_series
 from scbert_cll.model.training import checkpoints
 from tests._make import graded_cells
 from tests.laws.disk import Disk
@@ -302,7 +302,7 @@ def test_after_a_crash_a_series_is_not_there_or_whole(
     handler = functools.partial(Quiet, directory=str(tmp_path / "geo"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(_download_geo_series, "_BASE", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr(_geo_series, "_BASE", f"http://127.0.0.1:{server.server_port}")
         (tmp_path / "here").mkdir()
         work = Work(
             lambda path, _: sc_cll.datasets.download_geo_series(

@@ -30,7 +30,7 @@ from mudata import MuData
 from scipy import sparse
 
 import scbert_cll as sc_cll
-from scbert_cll._corpus import building, request
+from scbert_cll._corpus import building, scan
 from scbert_cll._corpus.format import open_corpus
 from scbert_cll._disk import formats
 
@@ -135,7 +135,7 @@ def test_whatever_the_files_every_kept_cell_is_there_once_as_in_memory(data: st.
     }
     arguments["val_fraction"] = 0.3 if len(donors) > 1 else 0
     fewest = data.draw(st.sampled_from([1, 2**12]))  # values of a block
-    smallest = mock.patch.object(request, "_FEWEST_VALUES", fewest)
+    smallest = mock.patch.object(scan, "_FEWEST_VALUES", fewest)
     with tempfile.TemporaryDirectory() as folder, smallest:
         if not expected:
             with pytest.raises(ValueError, match="No cell is left"):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 import scbert_cll as sb
-from scbert_cll.pp import _mixture
+from scbert_cll.pp import _gate
 from tests._make import unchanged
 
 NAMES = ["CD49d", "CD19", "CD5", "CD3", "IgG1", "HLA-DR"]
@@ -302,7 +302,7 @@ def test_clr_is_the_published_formula():
 def test_ashmans_d_and_bic_of_a_known_mixture():
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.normal(0, 1.0, 20_000), rng.normal(6, 2.0, 20_000)])
-    mixture = _mixture.fit(x, 0)
+    mixture = _gate.fit_mixture(x, 0)
     assert mixture.ashman_d == pytest.approx(np.sqrt(2) * 6 / np.sqrt(1 + 4), rel=0.02)
     assert mixture.means == pytest.approx([0, 6], abs=0.06)
     assert mixture.sds == pytest.approx([1, 2], rel=0.02)
@@ -320,7 +320,7 @@ def test_ashmans_d_and_bic_of_a_known_mixture():
     p=st.floats(0.02, 0.98),
 )
 def test_posterior_never_falls_and_cut_inverts_it(gap, sds, weight, p):
-    mixture = _mixture.Mixture(
+    mixture = _gate.Mixture(
         np.array([0.0, gap]), np.array(sds), np.array([1 - weight, weight]), 1.0, 0.0
     )
     x = np.linspace(-20, 30, 2001)

@@ -22,6 +22,7 @@ from scbert_cll._checks.words import key_in, listed
 from scbert_cll._keys import slot_name
 
 type Csr = sparse.csr_matrix
+type Note = dict[str, int]  # n_rounded, if float32 had left values beside whole numbers
 RAW: Final = "raw"
 _FLOAT16_WHOLE: Final = 2048  # above this a float16 has no odd numbers
 _EPSILON: Final = 4 * float(np.finfo(np.float32).eps)
@@ -51,13 +52,6 @@ class Slot(NamedTuple):
         return start + change.format("adata.X" if is_raw else self.where)
 
 
-class Counts(NamedTuple):
-    """Counts, cells × genes, and what a record has to say of them."""
-
-    csr: sparse.csr_matrix
-    note: dict[str, int]  # n_rounded, if float32 had left values beside whole numbers
-
-
 def slot(adata: AnnData, layer: str | None) -> Slot:
     """`X` (None), a layer, or `adata.raw`; a layer that is called "raw" comes before the latter."""
     if layer == RAW and RAW not in adata.layers and adata.raw is not None:
@@ -85,21 +79,27 @@ def counts(adata: AnnData, layer: str | None, *, only_x: bool = False) -> Csr:
 
     With `only_x` no other slot can be chosen, and none is offered.
     """
-    return noted_counts(adata, layer, only_x=only_x).csr
+    return noted_counts(adata, layer, only_x=only_x)[0]
 
 
-def noted_counts(adata: AnnData, layer: str | None, *, only_x: bool = False) -> Counts:
+def noted_counts(adata: AnnData, layer: str | None, *, only_x: bool = False) -> tuple[Csr, Note]:
     """`counts`, and what the caller has to record of them."""
     source = slot(adata, layer)
     csr = _values(adata, source)
-    _warn_of_float16(source, csr)
+    is_float16 = getattr(source.values, "dtype", None) == np.float16
+    if is_float16 and csr.data.max(initial=0) > _FLOAT16_WHOLE:
+        warnings.warn(
+            f"{source.where} is of float16, which has all whole numbers up to "
+            f"{_FLOAT16_WHOLE:,} only; larger counts were rounded when it was made.",
+            stacklevel=3,
+        )
     if are_whole(csr.data):
-        return Counts(csr, {})
+        return csr, {}
     rounded = nearly_whole(csr.data)
     if rounded is None:
         raise ValueError(_not_counts(adata, source, csr, only_x=only_x))
     n_rounded = int((rounded != csr.data).sum())
-    return Counts(_with_data(csr, rounded), {"n_rounded": n_rounded})
+    return _with_data(csr, rounded), {"n_rounded": n_rounded}
 
 
 def nearly_whole(values: np.ndarray) -> np.ndarray | None:
@@ -286,16 +286,6 @@ def _columns_of_raw(adata: AnnData) -> np.ndarray:
             f"name. Start from it: adata = adata.raw.to_adata(){then}."
         )
     return np.asarray(names.get_indexer_for(adata.var_names))
-
-
-def _warn_of_float16(source: Slot, csr: sparse.csr_matrix) -> None:
-    is_float16 = getattr(source.values, "dtype", None) == np.float16
-    if is_float16 and csr.data.max(initial=0) > _FLOAT16_WHOLE:
-        warnings.warn(
-            f"{source.where} is of float16, which has all whole numbers up to "
-            f"{_FLOAT16_WHOLE:,} only; larger counts were rounded when it was made.",
-            stacklevel=4,
-        )
 
 
 # -- what to say where there are no counts

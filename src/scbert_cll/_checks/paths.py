@@ -17,13 +17,13 @@ type FilePath = str | PathLike[str]
 MOST_TEXT: Final = 10**9
 MOST_LINE: Final = 16 * 10**6
 MOST_OPTIONS: Final = 10**6
-_KINDS: Final = (
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISFIFO, "a named pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
+_KINDS: Final = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 def plain_file(path: FilePath, what: str = "file", *, most: int | None = None) -> Path:
@@ -46,13 +46,11 @@ def plain_file(path: FilePath, what: str = "file", *, most: int | None = None) -
     except (ValueError, OSError) as error:  # ValueError: a zero byte in the name
         why = getattr(error, "strerror", None) or error
         raise ValueError(f"{str(path)[:80]!r} is not a file name: {why}.") from error
-    for is_one, kind in _KINDS:
-        if is_one(status.st_mode):
-            remedy = "write what it holds to a file first"
-            if kind == "a folder":
-                remedy = "name the file"
-            problem = f"{path} is {kind}, and a plain file is expected"
-            raise ValueError(f"{problem}; {remedy}.")
+    if kind := _KINDS.get(stat.S_IFMT(status.st_mode)):
+        remedy = "write what it holds to a file first"
+        if kind == "a folder":
+            remedy = "name the file"
+        raise ValueError(f"{path} is {kind}, and a plain file is expected; {remedy}.")
     if most is not None and status.st_size > most:
         size, limit = bytes_in_words(status.st_size), bytes_in_words(most)
         raise ValueError(f"{path} holds {size}; at most {limit} are read here.")

@@ -14,11 +14,9 @@ import pandas as pd
 from scbert_cll._checks.words import bytes_in_words, listed
 from scbert_cll._corpus import format as on_disk
 from scbert_cll._corpus.format import EDGES, FORMAT, MANIFEST, VOCAB
-from scbert_cll._corpus.plan import Run, Runs
-from scbert_cll._corpus.request import Request, labels
-from scbert_cll._corpus.scan import Scan, Scans, scan
+from scbert_cll._corpus.scan import Request, Scan, Scans, labels, scan
 from scbert_cll._corpus.sources import UNREADABLE
-from scbert_cll._corpus.write import Job, write_dataset, write_part
+from scbert_cll._corpus.write import Job, Run, Runs, write_dataset, write_part
 from scbert_cll._disk import formats, left_overs
 from scbert_cll._disk.formats import Json, digest, sha256, size_and_time
 from scbert_cll._disk.in_place import put_in_place, remove, replace
@@ -173,8 +171,7 @@ class Building:
             scanned = scan(path, head, self.request)
         except UNREADABLE as error:
             is_key = isinstance(error, KeyError) and error.args
-            text = error.args[0] if is_key else error
-            reason = " ".join(str(text).split())
+            reason = " ".join(str(error.args[0] if is_key else error).split())
             scanned = Scan({**head, "reason": reason}, *[np.zeros(0, np.int32)] * 3)
         left_overs.write_kept(note, scanned.arrays, scanned.record, call)
         return self._noted(note, call) or scanned

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Final, cast
 
 import pandas as pd
 
@@ -81,8 +81,7 @@ class Corpus:
     @property
     def obs_columns(self) -> dict[str, list[str] | None]:
         """Columns of `obs` besides donor and file: their categories, None for numbers."""
-        columns: dict[str, list[str] | None] = self.record["obs_columns"]
-        return columns
+        return cast("dict[str, list[str] | None]", self.record["obs_columns"])
 
     @property
     def digest(self) -> str:
@@ -92,8 +91,7 @@ class Corpus:
 
     def datasets(self, part: str) -> list[Json]:
         """Name, number of cells and files of each dataset of a part."""
-        datasets: list[Json] = self.record["parts"].get(part, [])
-        return datasets
+        return cast("list[Json]", self.record["parts"].get(part, []))
 
     def n_cells(self, *parts: str) -> int:
         """Cells of some parts."""

@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 from filelock import FileLock, Timeout
 
-from scbert_cll._checks.words import bytes_in_words
+from scbert_cll._checks.words import bytes_in_words, listed
 from scbert_cll._disk import formats
 from scbert_cll._disk.formats import Json, is_sealed, sealed
 from scbert_cll._disk.in_place import OURS, make_folder, remove, replace
@@ -126,10 +126,9 @@ def claim(folder: Path, what: str) -> None:
     if (folder / MARKER).is_file():
         return
     if names := _foreign(folder):
-        others = f" and {len(names) - 5} more" if len(names) > 5 else ""
         raise FileExistsError(
             f"{folder} is the folder to work in for {what}, and what is there is not of "
-            f"scbert_cll: {', '.join(names[:5])}{others}. Move it to another place, or name "
+            f"scbert_cll: {listed(names)}. Move it to another place, or name "
             f"another folder for {what}."
         )
     text = "Working folder of scbert_cll: what lies here is deleted when the work is done.\n"

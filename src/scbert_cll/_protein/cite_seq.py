@@ -72,9 +72,7 @@ def column(data: Data, rna: AnnData, key: str) -> pd.Series:
 
 def donors(data: Data, rna: AnnData, key: str, cells: np.ndarray) -> pd.Series:
     """Donor of each of the RNA's cells, wherever the column is; None for cells of no donor."""
-    if not isinstance(data, MuData):
-        return _checks.people.donors(rna, key, cells=cells)
-    values = column(data, rna, key)
+    values = column(data, rna, key) if isinstance(data, MuData) else None
     return _checks.people.donors(rna, key, column=values, cells=cells)
 
 

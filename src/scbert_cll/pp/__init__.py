@@ -6,10 +6,9 @@ from scbert_cll.pp._align_genes import align_genes
 from scbert_cll.pp._balance import balance
 from scbert_cll.pp._bin_expression import bin_expression
 from scbert_cll.pp._build_corpus import build_corpus
-from scbert_cll.pp._cll_mask import cll_mask
 from scbert_cll.pp._collapse_probes import collapse_probes
 from scbert_cll.pp._intersect_obs import intersect_obs
-from scbert_cll.pp._label_cd49d import label_cd49d
+from scbert_cll.pp._label_cd49d import cll_mask, label_cd49d
 from scbert_cll.pp._split_donors import split_donors
 
 __all__ = [

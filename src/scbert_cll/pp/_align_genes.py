@@ -12,7 +12,7 @@ from scipy import sparse
 
 from scbert_cll import _checks, _keys, _record
 from scbert_cll._checks.words import share
-from scbert_cll._corpus.columns import Columns
+from scbert_cll._corpus.sources import Columns
 from scbert_cll._keys import slot_name
 from scbert_cll.vocab import Aliases, GeneVocab, Vocabulary
 
@@ -108,7 +108,7 @@ def align_genes(
     share(min_matched, "min_matched")
     whole = _with_raw(adata, layer)
     source, others = _genes(whole)
-    note = _checks.counts.noted_counts(source, layer if whole is adata else None).note
+    _, note = _checks.counts.noted_counts(source, layer if whole is adata else None)
     resolved = vocab.resolve(source.var_names, aliases=aliases, others=others)
     n_vocab = len(vocab)
     columns = Columns(resolved["index"].to_numpy(), n_vocab)

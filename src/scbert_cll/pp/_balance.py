@@ -122,7 +122,8 @@ def balance(
         return adata if copy else None
     if not copy:
         _checks.adata.target(adata, copy=False)
-    new = _resampled(adata, group, method, use_rep, k_neighbors, rng)
+    seed = int(np.random.default_rng(rng).integers(2**31 - 1))
+    new = _resampled(adata, group, method, use_rep, k_neighbors, seed)
     is_old = np.isin(new.obs_names, group.index[group.isna()])
     n_after = _group_names(new, keys)[~is_old].value_counts()
     table["n_after"] = n_after.reindex(n_before.index).to_numpy()
@@ -172,15 +173,9 @@ def _group_names(adata: AnnData, keys: list[str]) -> pd.Series:
 
 
 def _resampled(
-    adata: AnnData,
-    group: pd.Series,
-    method: Method,
-    use_rep: str | None,
-    k: int,
-    rng: int | np.random.Generator | None,
+    adata: AnnData, group: pd.Series, method: Method, rep: str | None, k: int, seed: int
 ) -> AnnData:
     """A new object: originals in their order (less those dropped), new rows after them."""
-    seed = int(np.random.default_rng(rng).integers(2**31 - 1))
     rows = np.flatnonzero(group.notna())
     labels = group.iloc[rows].to_numpy(dtype=str)
     sampler = RandomOverSampler(random_state=seed)
@@ -193,7 +188,7 @@ def _resampled(
         )
     if method == "smote":
         smote = SMOTE(k_neighbors=k, random_state=seed)
-        new = _smote(adata, group.iloc[rows], smote, use_rep)
+        new = _smote(adata, group.iloc[rows], smote, rep)
     else:  # the matrix itself need not take part
         sampler.fit_resample(np.arange(rows.size)[:, None], labels)
         chosen = rows[np.asarray(sampler.sample_indices_)]
@@ -361,8 +356,7 @@ class _Interpolation:
         columns: dict[int, pd.Series] = {}
         if numbers:
             values = old.iloc[:, numbers].to_numpy(dtype=np.float64, na_value=np.nan)
-            between = self._between(values)
-            for i, column in zip(numbers, between.T, strict=True):
+            for i, column in zip(numbers, self._between(values).T, strict=True):
                 columns[i] = pd.Series(column, new.index)
         for i in set(range(old.shape[1])) - set(numbers):
             shared = self._shared(old.iloc[:, i], new.iloc[:, i])

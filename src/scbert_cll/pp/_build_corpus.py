@@ -16,19 +16,10 @@ from scbert_cll import _binning, _checks, _docs, _keys
 from scbert_cll._binning import Method, Scheme
 from scbert_cll._checks.paths import new_folder
 from scbert_cll._checks.words import choice, listed, number_in, share
+from scbert_cll._corpus import write
 from scbert_cll._corpus.building import Building
 from scbert_cll._corpus.format import PARTS, SOURCE
-from scbert_cll._corpus.plan import (
-    cells_of_donors,
-    deal_donors,
-    deal_runs,
-    donors_per_part,
-    merged_columns,
-    parts_of,
-)
-from scbert_cll._corpus.request import Request, memory_size, source_files
-from scbert_cll._corpus.scan import Scan
-from scbert_cll._corpus.write import Job
+from scbert_cll._corpus.scan import Request, Scan, memory_size, source_files
 from scbert_cll._disk.formats import Json
 from scbert_cll._disk.left_overs import claim, only_writer
 from scbert_cll._optional import require
@@ -237,21 +228,21 @@ def _build(building: Building, out: Path) -> pd.DataFrame:
     scans, bad = building.scan()
     reasons = {building.labels[i]: bad[i] for i in sorted(bad)}
     _refuse_nothing_usable(scans, reasons, request)
-    columns = merged_columns(list(scans.values()), request.obs_columns)
-    donors = cells_of_donors(scans.values(), request.donor_key)
+    columns = write.merged_columns(list(scans.values()), request.obs_columns)
+    donors = write.cells_of_donors(scans.values(), request.donor_key)
     share, named = request.val_fraction, request.val_donors
-    val_donors = deal_donors(donors, share, named, request.rng)
-    parts = {i: parts_of(scan, val_donors) for i, scan in scans.items()}
+    val_donors = write.deal_donors(donors, share, named, request.rng)
+    parts = {i: write.parts_of(scan, val_donors) for i, scan in scans.items()}
     paths, stamps = building.paths, building.stamps
-    job = Job(request, paths, scans, stamps, parts, list(donors), columns)
-    runs = {part: deal_runs(scans, parts, part, request) for part in PARTS}
+    job = write.Job(request, paths, scans, stamps, parts, list(donors), columns)
+    runs = {part: write.deal_runs(scans, parts, part, request) for part in PARTS}
     datasets = building.write(runs, job)
     merged = ("asked", "columns", "order")  # of each scan
     record = {
         "n_genes": len(request.vocab),
         "binning": _listed_binning(request.binning),
         "parts": datasets,
-        "donors": donors_per_part(donors, val_donors),
+        "donors": write.donors_per_part(donors, val_donors),
         "obs_columns": columns,
         "sources": [
             {name: value for name, value in scan.record.items() if name not in merged}

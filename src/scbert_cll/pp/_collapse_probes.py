@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,6 @@ from scbert_cll.pp._align_genes import of_cells
 Method = Literal["max_mean", "mean"]
 type Probes = pd.DataFrame | pd.Series | Mapping[str, Any] | str | PathLike[str]
 
-_METHODS: Final = ("max_mean", "mean")
 _SEVERAL: Final = re.compile(r"//+|[;,|]")
 _NO_GENE: Final = frozenset(("", "nan", "NaN", "None", "NA", "<NA>", "---", "--"))
 _NUMBER: Final = re.compile(r"\d+(\.0)?")
@@ -110,7 +109,7 @@ def collapse_probes(
     params = _record.params(locals())
     adata = _checks.adata.anndata(adata)
     _checks.adata.new_key(key_added)
-    choice(method, _METHODS, "method")
+    choice(method, get_args(Method), "method")
     of_probe = _genes(adata, probes)
     named = pd.Series(adata.var_names, dtype=object).map(of_probe)
     gene = named.where(named.notna() & ~named.isin(_NO_GENE), "").to_numpy(dtype=object)

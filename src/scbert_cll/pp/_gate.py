@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit, logit
 from scipy.stats import binomtest
+from sklearn.mixture import GaussianMixture
 
 from scbert_cll import _keys
 from scbert_cll._checks.words import choice, key_in, listed
 from scbert_cll._protein.cite_seq import Levels
-from scbert_cll.pp import _mixture
+
+# Ashman, Bird & Zepf 1994: two components are cleanly separated from D = 2 on.
+MIN_D = 2.0
+# That is where two equal components just become two modes. Unequal ones, which also fit one skewed
+# population well, must show the dip themselves: density between the means over that at the lower of
+# the two means.
+MAX_VALLEY = 0.9
+# Medians of the two sides, in standard deviations of Poisson counting noise. Below this, "positive"
+# means a count or two.
+MIN_COUNT_GAP = 3.0
+MIN_CELLS = 20
 
 METHODS = ("gmm", "quantile", "manual")
 _MEASURES = ("ashman_d", "valley", "bic_1", "bic_2", "count_gap")
@@ -59,9 +71,8 @@ class Cuts:
 
     table: pd.DataFrame  # batch × low, threshold, high
     separation: pd.DataFrame  # batch × evidence
-    mixtures: dict[str, _mixture.Mixture] = field(
-        default_factory=dict
-    )  # if they set the thresholds
+    # if they set the thresholds
+    mixtures: dict[str, Mixture] = field(default_factory=dict)
 
 
 def fit(gate: Gate, levels: Levels) -> Cuts:
@@ -69,7 +80,7 @@ def fit(gate: Gate, levels: Levels) -> Cuts:
     rows, cuts, mixtures, bad = {}, {}, {}, []
     for name in sorted(set(levels.batch[levels.gated])):
         here = levels.gated & (levels.batch == name)
-        mixture, n = _mixture.fit_cells(levels, here, gate.seed), int(here.sum())
+        mixture, n = fit_cells(levels, here, gate.seed), int(here.sum())
         rows[name] = {"n_cells": n, **_evidence(mixture)}
         if gate.method == "quantile":
             low, high = np.quantile(levels.level[here], gate.quantiles)
@@ -102,7 +113,7 @@ def fit(gate: Gate, levels: Levels) -> Cuts:
     return Cuts(table, separation, mixtures)
 
 
-def _evidence(mixture: _mixture.Mixture | None) -> dict[str, float]:
+def _evidence(mixture: Mixture | None) -> dict[str, float]:
     if mixture is None:
         return dict.fromkeys((*_MEASURES, *_SHAPE), np.nan)
     shape = map(float, (*mixture.means, *mixture.sds, mixture.weights[1]))
@@ -110,22 +121,21 @@ def _evidence(mixture: _mixture.Mixture | None) -> dict[str, float]:
     return measures | dict(zip(_SHAPE, shape, strict=True))
 
 
-def _one_population(mixture: _mixture.Mixture | None, margin: float) -> list[str]:
+def _one_population(mixture: Mixture | None, margin: float) -> list[str]:
     """What speaks against two populations, with the numbers; Ashman's D is always among them."""
     if mixture is None:
-        return [f"fewer than {_mixture.MIN_CELLS} cells, or all at one level"]
+        return [f"fewer than {MIN_CELLS} cells, or all at one level"]
     d, valley, gap = mixture.ashman_d, mixture.valley, mixture.count_gap
     one, two = mixture.bic_1, mixture.bic_2
-    min_d, most, least = _mixture.MIN_D, _mixture.MAX_VALLEY, _mixture.MIN_COUNT_GAP
     has_cut = mixture.means[0] < mixture.cut(0.5) < mixture.means[1]
     band = [mixture.cut(margin or 0.5), mixture.cut(1 - (margin or 0.5))]
-    has_no_dip, is_noise = valley > most, gap < least
+    has_no_dip, is_noise = valley > MAX_VALLEY, gap < MIN_COUNT_GAP
     wide = has_cut and not np.isfinite(band).all()
     reasons = {
-        f"less than {min_d:g}": d < min_d,
+        f"less than {MIN_D:g}": d < MIN_D,
         f"BIC {two:.0f} with two components, {one:.0f} with one": two >= one,
-        f"no dip between the two means (valley {valley:.2f}, at most {most:g})": has_no_dip,
-        f"medians {gap:.2f} sd of counting noise apart (at least {least:g})": is_noise,
+        f"no dip between the two means (valley {valley:.2f}, at most {MAX_VALLEY:g})": has_no_dip,
+        f"medians {gap:.2f} sd of counting noise apart (at least {MIN_COUNT_GAP:g})": is_noise,
         "no threshold between the two means": not has_cut,
         f"overlap so wide that margin={margin:g} is out of reach": wide,
     }
@@ -190,8 +200,111 @@ def _bimodal(spread: np.ndarray, threshold: np.ndarray) -> dict[str, float | boo
     """Whether a donor's own cells form two populations, on two sides of any threshold."""
     if spread.size < _BIMODAL_CELLS:
         return {"ashman_d": np.nan, "bimodal": False}
-    mixture = _mixture.fit(spread, seed=0)
+    mixture = fit_mixture(spread, seed=0)
     middle = np.median(threshold)  # of the donor's batches
     sides = np.isnan(middle) or mixture.means[0] < middle < mixture.means[1]
     two = mixture.separable and mixture.weights.min() >= _BIMODAL_WEIGHT and sides
     return {"ashman_d": mixture.ashman_d, "bimodal": bool(two)}
+
+
+# ---- one or two populations: a Gaussian mixture in one dimension, its monotone posterior
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Two components, the lower one first, and the evidence for two against one."""
+
+    means: np.ndarray  # (2,)
+    sds: np.ndarray  # (2,)
+    weights: np.ndarray  # (2,)
+    bic_1: float
+    bic_2: float
+    count_gap: float = np.nan  # see `count_gap`; NaN where counts are not known
+
+    @property
+    def ashman_d(self) -> float:
+        """Distance of the means over the root mean square of the two standard deviations."""
+        return float(np.sqrt(2) * (self.means[1] - self.means[0]) / np.hypot(*self.sds))
+
+    @property
+    def valley(self) -> float:
+        """Lowest density between the means over the lower one at the means: 1 without a dip."""
+        x = np.linspace(self.means[0], self.means[1], 200)[:, None]
+        z = (x - self.means) / self.sds
+        density = (self.weights / self.sds * np.exp(-0.5 * z**2)).sum(axis=1)
+        return float(density.min() / min(density[0], density[-1]))
+
+    @property
+    def separable(self) -> bool:
+        """Two components by BIC and Ashman's D, with a dip and the threshold between the means."""
+        between = self.means[0] < self.cut(0.5) < self.means[1]
+        apart = self.ashman_d >= MIN_D and self.valley <= MAX_VALLEY
+        return bool(self.bic_2 < self.bic_1 and apart and between)
+
+    @property
+    def _log_odds(self) -> tuple[float, float, float]:
+        """Coefficients a, b, c of the log-odds of the upper component, a·x² + b·x + c."""
+        (m1, m2), (v1, v2), (w1, w2) = self.means, self.sds**2, self.weights
+        a = 0.5 / v1 - 0.5 / v2
+        b = m2 / v2 - m1 / v1
+        c = np.log(w2 / w1) + 0.5 * np.log(v1 / v2) + 0.5 * (m1**2 / v1 - m2**2 / v2)
+        return float(a), float(b), float(c)
+
+    def posterior(self, x: np.ndarray) -> np.ndarray:
+        """Probability of the upper component, never falling as the level rises.
+
+        With unequal variances the log-odds are a parabola: the wider component wins both tails. Its
+        turning point always lies outside the two means; from there outwards the value is held.
+        """
+        a, b, c = self._log_odds
+        turn = -b / (2 * a) if a else -np.inf
+        x = np.maximum(x, turn) if a >= 0 else np.minimum(x, turn)
+        return np.asarray(expit((a * x + b) * x + c))
+
+    def cut(self, p: float) -> float:
+        """Level at which the posterior is `p` (±inf where it is above or below `p` everywhere)."""
+        a, b, c = self._log_odds
+        c -= float(logit(p))
+        inside = b * b - 4 * a * c
+        if inside < 0:
+            return -np.inf if a > 0 else np.inf
+        root = np.sqrt(inside)  # the slope of the log-odds there: the rising branch
+        return float(-2 * c / (b + root) if b > 0 else (root - b) / (2 * a))
+
+
+def fit_mixture(x: np.ndarray, seed: int) -> Mixture:
+    """Fit one and two components; sorted first, so that the order of the cells cannot matter."""
+    column = np.sort(np.asarray(x, dtype=np.float64))[:, None]
+    one = GaussianMixture(1, random_state=seed).fit(column)
+    starts = {"n_init": 5, "init_params": "k-means++", "max_iter": 1000}
+    two = GaussianMixture(2, random_state=seed, **starts).fit(column)
+    order = np.argsort(two.means_.ravel())
+    return Mixture(
+        means=two.means_.ravel()[order],
+        sds=np.sqrt(two.covariances_.ravel()[order]),
+        weights=two.weights_[order],
+        bic_1=float(one.bic(column)),
+        bic_2=float(two.bic(column)),
+    )
+
+
+def fit_cells(levels: Levels, cells: np.ndarray, seed: int) -> Mixture | None:
+    """A mixture of some cells; None where they are few, or all at one level."""
+    if cells.sum() < MIN_CELLS or np.ptp(levels.level[cells]) == 0:
+        return None
+    mixture = fit_mixture(levels.spread[cells], seed)
+    if levels.counts is None:
+        return mixture
+    gap = count_gap(levels.counts[cells], levels.spread[cells] > mixture.cut(0.5))
+    return replace(mixture, count_gap=gap)
+
+
+def count_gap(counts: np.ndarray, above: np.ndarray) -> float:
+    """Distance of the median counts above and below a threshold.
+
+    In standard deviations of Poisson noise (Anscombe).
+    """
+    if above.all() or not above.any():
+        return 0.0
+    low, high = np.median(counts[~above]), np.median(counts[above])
+    return float(2 * (np.sqrt(high + 0.375) - np.sqrt(low + 0.375)))

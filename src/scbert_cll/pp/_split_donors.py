@@ -180,8 +180,7 @@ def _every_class_in_train(part: pd.Series, label: pd.Series, donor: pd.Series) -
     absent = sorted(set(label.dropna()) - set(label[part == _keys.TRAIN].dropna()))
     if absent:
         donors = {name: np.sort(donor[label == name].unique()) for name in absent}
-        places = [f"{name!r} only in {listed(some)}" for name, some in donors.items()]
-        where = "; ".join(places)
+        where = "; ".join(f"{name!r} only in {listed(of)}" for name, of in donors.items())
         raise ValueError(
             f"Classes that cannot be in train with every part filled: {where}. Merge or drop the "
             "class, leave a part out with a share of 0, or split within donors with unit='cell' "
