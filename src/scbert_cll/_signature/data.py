@@ -16,7 +16,7 @@ from sklearn.model_selection import GroupKFold
 from scbert_cll._checks import adata as checks
 from scbert_cll._checks import people
 from scbert_cll._checks.counts import noted_counts
-from scbert_cll._signature.design import Design
+from scbert_cll._signature.design import Design, size_factors
 
 N_FOLDS = 4
 
@@ -91,11 +91,6 @@ class PseudobulkData:
         return [str(name) for name in self.sampled.index]
 
     @property
-    def tested(self) -> GeneCounts:
-        """Counts of the genes that enough cells express."""
-        return self.counts.tested
-
-    @property
     def positive(self) -> np.ndarray:
         """Cells of the last class, true/false."""
         return np.asarray(self.codes == len(self.classes) - 1)
@@ -122,9 +117,19 @@ class PseudobulkData:
 
     @cached_property
     def design(self) -> Design:
-        """Scaled sums per donor and class, of the tested genes."""
-        cells, within = (self.codes, self.donors, self.sampled), self.limits.paired
-        design = Design.of(self.tested.matrix, *cells, within=within)
+        """Scaled sums per donor and class that are compared, of the tested genes."""
+        sampled, within = self.sampled, self.limits.paired
+        row, code = sampled.to_numpy().nonzero()
+        samples = np.full((len(sampled) + 1, sampled.shape[1]), -1)
+        samples[row, code] = np.arange(len(row))  # the last row stays: of other donors
+        sample = samples[sampled.index.get_indexer(pd.Index(self.donors)), self.codes]
+        cells, shape = np.flatnonzero(sample >= 0), (len(row), len(self.codes))
+        places = sample[cells], cells
+        members = sparse.csr_matrix((np.ones(len(cells)), places), shape=shape)
+        total = (members @ self.counts.tested.matrix).toarray().astype(np.float64)
+        donor, n_cells = sampled.index.to_numpy(object)[row], np.bincount(places[0])
+        sums = total, donor, code, n_cells, size_factors(total)
+        design = Design(*sums, self.classes, within)
         return design.scaled_by_unchanged_genes(self.limits.alpha)
 
     @cached_property

@@ -13,6 +13,8 @@ from scipy import sparse
 from scbert_cll._optional import optional
 from scbert_cll._process import as_it_was
 
+type Matrix = np.ndarray | sparse.csr_matrix
+
 METHODS: Final = ("ulm", "waggr", "zscore", "aucell")  # of each row alone
 OF_COHORTS: Final = (*METHODS, "gsva")
 _SIGNS_ONLY: Final = ("aucell", "gsva")
@@ -20,10 +22,7 @@ _ROWS_AT_ONCE: Final = 2000  # that decoupler makes dense
 
 
 def scores(
-    values: np.ndarray | sparse.csr_matrix,
-    names: pd.Index,
-    weights: Mapping[str, pd.Series],
-    method: str,
+    values: Matrix, names: pd.Index, weights: Mapping[str, pd.Series], method: str
 ) -> np.ndarray:
     """Rows × sets, in the order of `weights`: a set's weights by gene, all of them in `names`."""
     import matplotlib as mpl  # noqa: F401  # its style is put back only where it was loaded before

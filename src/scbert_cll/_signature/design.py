@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Self
 
 import numpy as np
 import pandas as pd
-from scipy import sparse, stats
+from scipy import stats
 
 from scbert_cll._signature.moderated import Moderated, paired, two_groups
 
@@ -31,29 +30,6 @@ class Design:
     size_factor: np.ndarray
     classes: list[str]
     within: bool
-
-    @classmethod
-    def of(
-        cls,
-        counts: sparse.csr_matrix,
-        codes: np.ndarray,
-        donors: np.ndarray,
-        sampled: pd.DataFrame,
-        *,
-        within: bool,
-    ) -> Self:
-        """Sums of each donor and class that is true in `sampled`, donors × classes, and scaled."""
-        row, code = sampled.to_numpy().nonzero()
-        samples = np.full((len(sampled) + 1, sampled.shape[1]), -1)
-        samples[row, code] = np.arange(len(row))  # the last row stays: of other donors
-        sample = samples[sampled.index.get_indexer(pd.Index(donors)), codes]
-        cells, shape = np.flatnonzero(sample >= 0), (len(row), len(codes))
-        places = sample[cells], cells
-        members = sparse.csr_matrix((np.ones(len(cells)), places), shape=shape)
-        total = (members @ counts).toarray().astype(np.float64)
-        donor, n_cells = sampled.index.to_numpy(object)[row], np.bincount(places[0])
-        factors, classes = size_factors(total), [str(name) for name in sampled]
-        return cls(total, donor, code, n_cells, factors, classes, within)
 
     @cached_property
     def log(self) -> np.ndarray:

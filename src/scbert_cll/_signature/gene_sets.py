@@ -62,18 +62,15 @@ def _check_sets(sets: Mapping[str, Any], where: str) -> None:
     """At least one set, each with genes."""
     if not sets:
         raise ValueError(f"{where} holds no gene set.")
-    no_lists = [
-        name
-        for name, genes in sets.items()
-        if isinstance(genes, str) or not isinstance(genes, Iterable)
-    ]
+    no_lists = [name for name in sets if not pd.api.types.is_list_like(sets[name])]
     if no_lists:
         raise TypeError(
             f"{where} must give a list of genes for every set; found something else for "
             f"{listed(no_lists)}."
         )
     if empty := [name for name, genes in sets.items() if not len(list(genes))]:
-        raise ValueError(f"{where} has sets without a gene: {listed(empty)}; remove them.")
+        what = f"sets without a gene: {listed(empty)}"
+        raise ValueError(f"{where} has {what}; remove them.")
 
 
 def check_gmt_genes(genes: Iterable[str]) -> None:

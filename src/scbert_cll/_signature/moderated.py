@@ -38,19 +38,19 @@ def two_groups(last: np.ndarray, first: np.ndarray, abundance: np.ndarray) -> Mo
 
 
 def _moderated(
-    effect: np.ndarray, variance: np.ndarray, df: int, unscaled: float, abundance: np.ndarray
+    effect: np.ndarray, s2: np.ndarray, df: int, unscaled: float, abundance: np.ndarray
 ) -> Moderated:
-    """Shrink the variances towards their trend over abundance.
+    """Shrink the variances `s2` towards their trend over abundance.
 
     Smyth 2004 (doi:10.2202/1544-6115.1027) with the trend of limma (Law et al. 2014,
     doi:10.1186/gb-2014-15-2-r29): the log-variances are regressed on a natural cubic spline of
     abundance, and what is left of their variance beyond that of a scaled chi-square gives the
     prior's degrees of freedom.
     """
-    prior, df_prior = _prior(variance, df, abundance)
+    prior, df_prior = _prior(s2, df, abundance)
     posterior = prior
     if np.isfinite(df_prior):
-        posterior = (df * variance + df_prior * prior) / (df + df_prior)
+        posterior = (df * s2 + df_prior * prior) / (df + df_prior)
     df_total = min(df + df_prior, df * len(effect))
     error = np.sqrt(posterior * unscaled)
     t = effect / error
@@ -58,11 +58,11 @@ def _moderated(
     return Moderated(effect, error, t, p, df_total, df_prior)
 
 
-def _prior(variance: np.ndarray, df: int, abundance: np.ndarray) -> tuple[np.ndarray, float]:
-    """Prior variance of each gene and its degrees of freedom."""
+def _prior(s2: np.ndarray, df: int, abundance: np.ndarray) -> tuple[np.ndarray, float]:
+    """Prior variance of each gene and its degrees of freedom, from the genes' variances `s2`."""
     # a gene without spread has no logarithm
-    least = max(1e-5 * np.median(variance), np.finfo(float).tiny)
-    log = np.log(np.maximum(variance, least)) - special.digamma(df / 2) + np.log(df / 2)
+    least = max(1e-5 * np.median(s2), np.finfo(float).tiny)
+    log = np.log(np.maximum(s2, least)) - special.digamma(df / 2) + np.log(df / 2)
     basis = natural_spline(abundance, 1 + sum(len(log) >= n for n in _ENOUGH_GENES))
     beta, _, rank, _ = np.linalg.lstsq(basis, log, rcond=None)
     fitted = basis @ beta

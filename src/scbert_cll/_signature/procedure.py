@@ -34,7 +34,7 @@ def selected_names(genes: pd.DataFrame) -> list[str]:
 
 def find(data: PseudobulkData) -> Signature:
     """Pseudobulk, size factors, moderated t, Benjamini and Hochberg, and the linear filter."""
-    names, reason = data.tested.genes, ""
+    names, reason = data.counts.tested.genes, ""
     if (data.sampled.sum() < data.limits.min_donors).any():
         reason = _too_few_donors(data)
     elif not len(names):
@@ -53,26 +53,25 @@ def find(data: PseudobulkData) -> Signature:
         passes = stats.false_discovery_control(others.p) < alpha
         n_left_out += (np.sign(others.effect) == sign) & passes & agrees
     reach = test.error * stats.t.ppf(0.975, test.df)
-    table = pd.DataFrame(
-        {
-            "gene": names.astype(str),
-            "sign": sign,
-            "selected": (q < alpha) & agrees,
-            "log2_fc": test.effect,
-            "error": test.error,
-            "low": test.effect - reach,
-            "high": test.effect + reach,
-            "t": test.t,
-            "p": test.p,
-            "q": q,
-            "coefficient": coefficient,
-            "agrees": agrees,
-            "n_same_sign": (np.sign(design.differences.to_numpy()) == sign).sum(axis=0),
-            "n_left_out": n_left_out,  # donors without which it is found, one at a time
-            "abundance": design.abundance,
-            "detected": data.tested.detected,
-        }
-    )
+    columns = {
+        "gene": names.astype(str),
+        "sign": sign,
+        "selected": (q < alpha) & agrees,
+        "log2_fc": test.effect,
+        "error": test.error,
+        "low": test.effect - reach,
+        "high": test.effect + reach,
+        "t": test.t,
+        "p": test.p,
+        "q": q,
+        "coefficient": coefficient,
+        "agrees": agrees,
+        "n_same_sign": (np.sign(design.differences.to_numpy()) == sign).sum(axis=0),
+        "n_left_out": n_left_out,  # donors without which it is found, one at a time
+        "abundance": design.abundance,
+        "detected": data.counts.tested.detected,
+    }
+    table = pd.DataFrame(columns)
     facts = {"n_donors": len(design.donors), "n_tested": len(names), "gate": gate}
     facts |= {"df": float(test.df), "df_prior": float(min(test.df_prior, 1e6))}
     if not table["selected"].any():
@@ -88,7 +87,7 @@ def _coefficients(data: PseudobulkData) -> np.ndarray:
     if not data.limits.paired:
         place = data.sampled.index.get_indexer(pd.Index(data.donors[rows]))
         rows = rows[data.sampled.to_numpy()[place, data.codes[rows]] & (place >= 0)]
-    counts, donors = data.tested.matrix[rows], data.donors[rows]
+    counts, donors = data.counts.tested.matrix[rows], data.donors[rows]
     return linear_filter.coefficients(counts, data.codes[rows] > 0, donors)
 
 

@@ -27,7 +27,7 @@ def of(data: PseudobulkData, gene: str | None) -> Record:
     tables = dict.fromkeys(empty, pd.DataFrame())
     if len(genes):
         genes = genes.assign(family=family(pd.Index(genes["gene"]), gene))
-        design, tested = data.design, data.tested.genes
+        design, tested = data.design, data.counts.tested.genes
         names = (design.table[column].tolist() for column in ("donor", "class"))
         expression = pd.DataFrame(design.log.T, tested, _names.columns_of(*names))
         tables |= {"samples": design.table, "expression": expression}

@@ -41,7 +41,12 @@ def weights(source: Weights) -> pd.Series:
 def _values(source: Any) -> pd.Series:
     """Weights as they are given, under the names of genes."""
     if isinstance(source, pd.DataFrame):
-        return _of_table(source)
+        check_table(source)
+        column = "weight" if "weight" in source else "log2_fc"
+        if column == "log2_fc" and "selected" in source:
+            source = source[source["selected"].astype(bool)]
+        genes = pd.Index(source["gene"].astype(str), dtype=object)
+        return pd.Series(source[column].to_numpy(), genes)
     if isinstance(source, str) and not source.endswith((".gmt", ".gmt.gz")):
         raise ValueError(
             f"signature={source!r} is not the path of a .gmt file; to score one gene, pass "
@@ -57,22 +62,12 @@ def _values(source: Any) -> pd.Series:
         return source  # weights under the names of genes; of text, the genes are the values
     if not isinstance(source, Iterable):
         hint = " Of an object that holds one, pass get.signature(adata)."
+        hint *= isinstance(source, AnnData)
         raise TypeError(
             "A signature is a DataFrame, a mapping from genes to weights, a list of genes or the "
-            f"path of a .gmt file; found {type(source).__name__}."
-            + hint
-            * isinstance(source, AnnData)
+            f"path of a .gmt file; found {type(source).__name__}.{hint}"
         )
     return pd.Series(1.0, pd.Index(list(source), dtype=object))
-
-
-def _of_table(table: pd.DataFrame) -> pd.Series:
-    check_table(table)
-    column = "weight" if "weight" in table else "log2_fc"
-    if column == "log2_fc" and "selected" in table:
-        table = table[table["selected"].astype(bool)]
-    genes = pd.Index(table["gene"].astype(str), dtype=object)
-    return pd.Series(table[column].to_numpy(), genes)
 
 
 def _of_sets(sets: Mapping[str, list[str]]) -> pd.Series:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from anndata import AnnData
@@ -12,15 +12,10 @@ from anndata import AnnData
 from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll._checks.words import refuse_given
 from scbert_cll.model import ScBERT, ScBERTClassifier
-from scbert_cll.model.corpus.opened import (
-    ON_DISK,
-    ONLY_OF_A_CORPUS,
-    OnDisk,
-    opened,
-)
+from scbert_cll.model.corpus.opened import ON_DISK, ONLY_OF_A_CORPUS, OnDisk, opened
 from scbert_cll.model.linear.regression import Combine
 from scbert_cll.model.training import fit as training
-from scbert_cll.model.training.options import BatchSize, Finetuning, Freeze, check_network
+from scbert_cll.model.training.options import Finetuning, Freeze, check_network
 from scbert_cll.tl import _write
 
 
@@ -39,7 +34,7 @@ def finetune(
     combine: Combine = "average",
     freeze: Freeze = Finetuning.freeze,
     max_epochs: int | None = None,
-    batch_size: BatchSize = Finetuning.batch_size,
+    batch_size: int | Literal["auto"] = Finetuning.batch_size,
     early_stopping: bool = Finetuning.early_stopping,
     accelerator: str = "auto",
     rng: int | np.random.Generator | None = 0,
@@ -167,7 +162,8 @@ def finetune(
     Yang et al. 2022, doi:10.1038/s42256-022-00534-z.
     """
     params = _record.params(arguments := locals())
-    options = Finetuning.of("tl.finetune", arguments, train | {"accelerator": accelerator})
+    of_trainer = train | {"accelerator": accelerator}
+    options = Finetuning.of("tl.finetune", arguments, of_trainer)
     check_network(network or {}, "preset")
     choices: dict[str, Any] = {"rng": rng, **(network or {})}
     labelled = choices | {"labels_key": labels_key}
@@ -205,16 +201,10 @@ def finetune(
         training.finetune(classifier, options, None)
         parts = classifier.predict_parts(adata)
         params |= {"weight_key": weight_key, "donor_key": options.donor_key}
-        record = _write.record(
-            classifier,
-            params | classifier.not_donors_,
-            n_threads=classifier.n_threads_,
-            comparison=_write.comparison(adata, parts, labels_key, split_key),
-        )
-        _record.write(
-            adata,
-            **_write.predictions(classifier, parts, slots),
-            uns={slots.key: record},
-            replaces=[("uns", slots.predict)],  # of the model that is replaced
-        )
+        record = _write.record(classifier, params | classifier.not_donors_)
+        record["n_threads"] = classifier.n_threads_
+        record["comparison"] = _write.comparison(adata, parts, labels_key, split_key)
+        results = _write.predictions(classifier, parts, slots, None)
+        old = [("uns", slots.predict)]  # of the model that is replaced
+        _record.write(adata, **results, uns={slots.key: record}, replaces=old)
     return classifier

@@ -101,13 +101,9 @@ def gene_attention(
         coo, columns = cells.tocoo(), adata.var_names.get_indexer(model.genes)
         places = coo.row, columns[coo.col]
         layers[key_added] = sparse.csr_matrix((coo.data, places), shape=adata.shape)
-    _record.write(
-        target,
-        varm={key_added: attention},
-        layers=layers,
-        uns={key_added: record},
-        replaces=[("layers", key_added)] if key_added in target.uns else [],
-    )
+    varm, uns = {key_added: attention}, {key_added: record}
+    old = [("layers", key_added)] if key_added in target.uns else []
+    _record.write(target, varm=varm, layers=layers, uns=uns, replaces=old)
     return target if copy else None
 
 

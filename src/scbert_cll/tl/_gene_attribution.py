@@ -189,12 +189,9 @@ def gene_attribution(
     params |= {"layer": model.layer, "target": target or model.classes[-1]}
     params |= {"n_cells": "all"} if n_cells is None else {}
     params |= {} if donors is None else _checks.people.left_out(donors)
-    record = {
-        "n_cells": {str(group): int(n) for group, n in groups.value_counts().items()},
-        "auroc_within": auroc,
-        **effects.facts,
-        "params": params,
-    }
+    sizes = {str(group): int(n) for group, n in groups.value_counts().items()}
+    record = {"n_cells": sizes, "auroc_within": auroc, **effects.facts}
+    record["params"] = params
     if per_layer:
         layers = attention_layers(model, adata, groups, batch_size)
         tables["_layers"], record["layers"] = layers
@@ -224,7 +221,7 @@ def _check_choices(question: _Question, groups: pd.Series, *, per_layer: bool) -
         refusal = 'gene_sets= and method="group_occlusion" belong together; '
         refusal += f"found {given}."
     elif question.genes is not None and method != "occlusion":
-        refusal = f'genes= restricts method="occlusion"; {given} gives all genes at once.'
+        refusal = f'genes= restricts method="occlusion"; {given} gives all genes.'
     elif per_layer and method not in _BY_ATTENTION:
         refusal = f"per_layer=True keeps the layers of {listed(_BY_ATTENTION)}; found {given}."
     elif method == "attention_difference" and len(names) < 2:

@@ -121,9 +121,12 @@ def gene_interactions(
     order = pd.Series(np.random.default_rng(rng).permutation(len(cells)), cells.index)
     cells = cells[order.groupby([cells["group"], cells["donor"]]).rank() <= n_cells]
     drawn = adata[cells.index.to_numpy()].copy()
-    effects = _effects(drawn, model, names, target, batch_size)
-    effects = effects.join(cells.reset_index(drop=True), on="cell").dropna()
     pairs, in_groups = list(combinations(names, 2)), sorted(set(cells["group"]))
+    members = [[name] for name in names] + [list(pair) for pair in pairs]
+    sets = {str(i): occluded for i, occluded in enumerate(members)}
+    change = model.get_set_effects(sets, drawn, target=target, batch_size=batch_size)
+    effects = _effects(drawn, model, names, change.to_numpy())
+    effects = effects.join(cells.reset_index(drop=True), on="cell").dropna()
     rows = [(group, *pair) for group in in_groups for pair in pairs]
     index = pd.MultiIndex.from_tuples(rows, names=_PAIR)
     table = _summary(effects, min_cells).reindex(index)
@@ -140,18 +143,11 @@ def gene_interactions(
 
 
 def _effects(
-    adata: AnnData,
-    model: ScBERTClassifier,
-    genes: list[str],
-    target: str | None,
-    batch_size: int | None,
+    adata: AnnData, model: ScBERTClassifier, genes: list[str], change: np.ndarray
 ) -> pd.DataFrame:
     """Interaction, and effects of the first and second gene: a row per pair and cell with both."""
     pairs = np.array(list(combinations(range(len(genes)), 2)))
-    members = [[i] for i in range(len(genes))] + pairs.tolist()
-    sets = {str(i): [genes[j] for j in places] for i, places in enumerate(members)}
-    change = model.get_set_effects(sets, adata, target=target, batch_size=batch_size)
-    single, together = np.split(change.to_numpy(), [len(genes)], axis=1)
+    single, together = np.split(change, [len(genes)], axis=1)
     first, second = single[:, pairs[:, 0]], single[:, pairs[:, 1]]
     expressed = _checks.counts.tokens(adata, model.layer)[0] > 0
     pooling: np.ndarray | float = 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
@@ -24,6 +24,9 @@ from scbert_cll._process import as_it_was
 _STATUSES = ("leak", "warning", "ok", "cannot tell")
 
 
+_no_gap = partial(pd.DataFrame, columns=split_gap.COLUMNS)
+
+
 @dataclass
 class LeakageReport:
     """Findings of :func:`~scbert_cll.tl.leakage_audit`; ``print`` it for a report in markdown.
@@ -41,7 +44,7 @@ class LeakageReport:
     """
 
     findings: pd.DataFrame
-    gap: pd.DataFrame = field(default_factory=partial(pd.DataFrame, columns=split_gap.COLUMNS))
+    gap: pd.DataFrame = field(default_factory=_no_gap)
     cells: pd.DataFrame = field(default_factory=checks.no_cells)
 
     @property
@@ -232,29 +235,23 @@ def _preprocessing(
         n_dropped = int(change.clip(lower=0).sum())
     fitted = preprocessing.Fitted(int(train.sum()) + n_dropped, train, is_original)
     findings = list(preprocessing.records(adata.uns, fitted))
-    findings += _by_values(adata, cells, fitted)
-    meaning = "No step that learns from cells is on record; what was done before is not known."
-    return findings or [checks.Finding("preprocessing", "cannot tell", meaning)]
-
-
-def _by_values(
-    adata: AnnData, cells: checks.Cells, fitted: preprocessing.Fitted
-) -> Iterator[checks.Finding]:
-    """Results of scanpy, which do not say which cells it looked at."""
+    # results of scanpy do not say which cells it looked at
     if "X_pca" in adata.obsm:
-        yield preprocessing.components(adata.obsm["X_pca"], fitted)
+        findings.append(preprocessing.components(adata.obsm["X_pca"], fitted))
     if "highly_variable" in adata.var:
         x = [] if adata.X is None else [_checks.counts.in_core(adata.X)]
         means = cast("pd.DataFrame", adata.var).get("means")
-        yield preprocessing.variable_genes(means, [cells.matrix, *x], fitted)
+        findings.append(preprocessing.variable_genes(means, [cells.matrix, *x], fitted))
     if {"mean", "std"} <= set(adata.var):
-        yield preprocessing.scaled(_checks.counts.in_core(adata.X), fitted)
+        findings.append(preprocessing.scaled(_checks.counts.in_core(adata.X), fitted))
     if "log1p" in adata.uns:
         meaning = (
             "The logarithm is of each cell alone; at most the common target_sum (by default the "
             "median cell's) knows the others."
         )
-        yield checks.Finding("uns['log1p']", "ok", meaning)
+        findings.append(checks.Finding("uns['log1p']", "ok", meaning))
+    meaning = "No step that learns from cells is on record; what was done before is not known."
+    return findings or [checks.Finding("preprocessing", "cannot tell", meaning)]
 
 
 def _markdown(table: pd.DataFrame) -> list[str]:

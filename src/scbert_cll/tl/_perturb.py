@@ -123,7 +123,7 @@ def perturb(
         tables.append(means)
     by_donor = pd.concat(tables, ignore_index=True)
     enough = by_donor[by_donor["n_cells"] >= min_cells]
-    summary = _summary(enough, list(sets), groups.cat.categories.tolist())
+    summary = _summary(enough, list(sets), groups.cat.categories)
     params |= {"level": level or 0, "target": target or model.classes[-1]}
     params |= _checks.people.left_out(donors)
     beside, varm = _keys.beside(key_added, "summary"), {}
@@ -134,14 +134,15 @@ def perturb(
         varm[key_added] = wide.reindex(adata.var_names)
         varm[beside] = pd.concat(parts, axis=1).reindex(adata.var_names)
     uns = {key_added: {"summary": summary, "donors": by_donor, "params": params}}
-    old = [("varm", key_added), ("varm", beside)] if key_added in destination.uns else []
+    places = [("varm", key_added), ("varm", beside)]
+    old = places if key_added in destination.uns else []
     _record.write(destination, varm=varm, uns=uns, replaces=old)
     return destination if copy else None
 
 
-def _summary(by_donor: pd.DataFrame, names: list[str], groups: list[str]) -> pd.DataFrame:
+def _summary(donors: pd.DataFrame, names: list[str], groups: pd.Index) -> pd.DataFrame:
     """Mean over donors with Student's interval, of every name in every group."""
-    rows = by_donor.groupby(["group", "name"], sort=False)
+    rows = donors.groupby(["group", "name"], sort=False)
     table, n = rows[["log_odds", "shift"]].mean(), rows.size()
     # missing with one donor
     reach = stats.t.ppf(0.975, n - 1) * rows["log_odds"].std() / np.sqrt(n)

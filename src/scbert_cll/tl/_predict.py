@@ -86,10 +86,7 @@ def predict(
     target = _checks.adata.target(adata, copy=copy)
     parts = model.predict_parts(adata, batch_size=batch_size)
     record = _write.record(model, params | {"labels_key": model.labels_key})
-    _record.write(
-        target,
-        **_write.predictions(model, parts, slots, unassigned_below=unassigned_below),
-        uns={slots.predict: record},
-        replaces=[("obsm", slots.linear_proba)],
-    )
+    results = _write.predictions(model, parts, slots, unassigned_below)
+    old = [("obsm", slots.linear_proba)]
+    _record.write(target, **results, uns={slots.predict: record}, replaces=old)
     return target if copy else None

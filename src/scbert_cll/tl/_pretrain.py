@@ -13,12 +13,7 @@ from anndata import AnnData
 from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll._checks.words import refuse_given
 from scbert_cll.model import ScBERT
-from scbert_cll.model.corpus.opened import (
-    ON_DISK,
-    ONLY_OF_A_CORPUS,
-    OnDisk,
-    opened,
-)
+from scbert_cll.model.corpus.opened import ON_DISK, ONLY_OF_A_CORPUS, OnDisk, opened
 from scbert_cll.model.training import fit as training
 from scbert_cll.model.training.options import BatchSize, Pretraining, check_network
 from scbert_cll.tl import _write
@@ -152,12 +147,10 @@ def pretrain(
         )
         training.pretrain(model, options, data)
         return model
-    chosen = {
-        "gene_vectors": gene_vectors is not None,
-        "balance": bool(balance),
-        "num_workers": num_workers != 0,
-    }
-    refuse_given(chosen, f'{ONLY_OF_A_CORPUS} Gene vectors are read from adata.varm["gene2vec"].')
+    chosen = {"gene_vectors": gene_vectors is not None, "balance": bool(balance)}
+    chosen["num_workers"] = num_workers != 0
+    remedy = 'Gene vectors are read from adata.varm["gene2vec"].'
+    refuse_given(chosen, f"{ONLY_OF_A_CORPUS} {remedy}")
     _checks.adata.target(_checks.adata.anndata(adata), copy=False)
     slots = _write.Slots.of(key_added)
     slots.check(layer)
@@ -168,6 +161,6 @@ def pretrain(
         training.pretrain(model, replace(options, split_key=split_key), None)
         latent = model.get_latent_representation()
         params |= {"split_key": split_key}
-        record = _write.record(model, params, n_threads=model.n_threads_)
+        record = _write.record(model, params) | {"n_threads": model.n_threads_}
         _record.write(adata, obsm={slots.latent: latent}, uns={slots.pretrain: record})
     return model

@@ -15,11 +15,11 @@ from scbert_cll._checks.counts import are_whole, noted_counts, slot, stored
 from scbert_cll._checks.words import choice, listed
 from scbert_cll._counts import log_normalised
 from scbert_cll._signature import decoupler
+from scbert_cll._signature.decoupler import Matrix
 from scbert_cll._signature.record import selected_genes
 from scbert_cll._signature.weights import Weights, check_matched, weights
 
 Method = Literal["ulm", "waggr", "zscore", "aucell"]
-type Matrix = np.ndarray | sparse.csr_matrix
 
 
 @_docs.shared
@@ -135,14 +135,10 @@ def score_signature(
             f"of its weight) are not in adata, and do not count: {listed(missing)}.",
             stacklevel=2,
         )
-    genes = pd.DataFrame({"gene": weight.index.astype(str), "weight": weight.to_numpy()})
-    record = {
-        "genes": genes.assign(found=present),
-        "n_genes": len(weight),
-        "n_missing": len(missing),
-        "weight_found": weight_found,
-        "params": params | note,
-    }
+    genes = weight.rename_axis("gene").reset_index(name="weight")
+    record = {"genes": genes.assign(found=present), "n_genes": len(weight)}
+    record |= {"n_missing": len(missing), "weight_found": weight_found}
+    record["params"] = params | note
     _record.write(target, obs={key_added: scores}, uns={key_added: record})
     return target if copy else None
 

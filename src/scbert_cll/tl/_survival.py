@@ -13,7 +13,6 @@ from anndata import AnnData
 from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll._checks.words import number_in
 from scbert_cll._survival import columns, curves, outcome
-from scbert_cll._survival.outcome import OutcomeKeys
 from scbert_cll._survival.units import Unit
 
 
@@ -143,7 +142,8 @@ def survival(
     strata = columns.column_names(strata or (), "strata")
     covariates = columns.column_names(covariates, "covariates")
     target = _checks.adata.target(adata, copy=copy)
-    keys = OutcomeKeys(event_key, time_key, entry_key, competing_key, tuple(strata))
+    clock = time_key, entry_key, competing_key
+    keys = outcome.OutcomeKeys(event_key, *clock, tuple(strata))
     ends, attrition = outcome.read(adata, keys, time_unit)
     obs, taken = cast("pd.DataFrame", adata.obs), [*keys.columns, *covariates]
     group = columns.patient_groups(obs, groupby, taken)
@@ -153,7 +153,12 @@ def survival(
     attrition.require(group.isin(order), f"another group of {groupby}")
     rows = np.flatnonzero(attrition.included)
     compared = pd.Categorical(group.iloc[rows].astype(object), order)
-    _check_sizes(compared, min_group)
+    sizes = compared.value_counts().items()
+    if small := [f"{label!r} has {n}" for label, n in sizes if n < min_group]:
+        raise ValueError(
+            f"Every group needs {min_group} patients with an outcome; {', '.join(small)}. Merge "
+            "groups, name the others in groups=[...], or lower min_group."
+        )
     attrition.check_events(keys)
     for key in covariates:
         why = f"{key} is missing (model with covariates only)"
@@ -166,12 +171,3 @@ def survival(
     record = {**result, "flow": attrition.table(), "params": params}
     _record.write(target, uns={key_added: record})
     return target if copy else None
-
-
-def _check_sizes(group: pd.Categorical, least: int) -> None:
-    sizes = group.value_counts().items()
-    if small := [f"{label!r} has {n}" for label, n in sizes if n < least]:
-        raise ValueError(
-            f"Every group needs {least} patients with an outcome; {', '.join(small)}. Merge "
-            "groups, name the others in groups=[...], or lower min_group."
-        )

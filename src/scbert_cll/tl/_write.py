@@ -73,11 +73,10 @@ def usual(**names: str | None) -> None:
     refuse_given(chosen, NOT_OF_A_CORPUS)
 
 
-def record(
-    model: ScBERT | ScBERTClassifier, params: Mapping[str, object], **further: object
-) -> dict[str, object]:
+def record(model: ScBERT | ScBERTClassifier, params: Mapping[str, object]) -> dict[str, object]:
     """An entry of `uns`: parameters, network, version, and the training history."""
-    history = (model.history or {}).items()
+    losses = (model.history or {}).items()
+    history = {name: table.iloc[:, 0].to_numpy(np.float64) for name, table in losses}
     return {
         "params": dict(params) | {"layer": model.layer},
         "network": asdict(model.config),
@@ -85,31 +84,27 @@ def record(
         "n_genes_missing": max(0, model.missing_[0]),
         "version": __version__,
         **({"linear": linear} if (linear := described(model)) else {}),
-        "history": {name: table.iloc[:, 0].to_numpy(np.float64) for name, table in history},
-        **further,
+        "history": history,
     }
 
 
 def predictions(
-    model: ScBERTClassifier,
-    parts: Predictions,
-    slots: Slots,
-    *,
-    unassigned_below: float | None = None,
+    model: ScBERTClassifier, parts: Predictions, slots: Slots, below: float | None
 ) -> dict[str, dict[str, object]]:
-    """Slots of classes, their probability, all probabilities, the linear part's, the embedding."""
+    """Slots of classes, their probability, all probabilities, the linear part's, the embedding.
+
+    Cells whose probability is `below` this are unassigned.
+    """
     values = parts.joined.to_numpy()
     score = values.max(1)
     names = pd.Categorical.from_codes(values.argmax(1), pd.Index(model.classes))
-    if unassigned_below is not None:
-        names = names.set_categories(called(model, unassigned_below))
+    if below is not None:
+        names = names.set_categories(called(model, below))
         names = names.copy()  # else pandas 3 may forbid to write
-        names[score < unassigned_below] = _keys.UNASSIGNED
+        names[score < below] = _keys.UNASSIGNED
     linear = {} if parts.linear is None else {slots.linear_proba: parts.linear}
-    return {
-        "obs": {slots.pred: names, slots.score: score},
-        "obsm": {slots.proba: parts.joined, **linear, slots.latent: parts.latent},
-    }
+    obsm = {slots.proba: parts.joined, **linear, slots.latent: parts.latent}
+    return {"obs": {slots.pred: names, slots.score: score}, "obsm": obsm}
 
 
 def called(model: ScBERTClassifier, unassigned_below: float | None) -> list[str]:
@@ -125,11 +120,8 @@ def comparison(adata: AnnData, parts: Predictions, labels_key: str, split_key: s
     names = _checks.people.class_names(_checks.adata.obs_column(adata, labels_key))
     codes = pd.Categorical(names, categories=classes).codes
     split = _checks.adata.split(adata, split_key).to_numpy()
-    models = {
-        "logistic regression": parts.linear,
-        "network": parts.network,
-        "predicted": parts.joined,
-    }
+    models = {"logistic regression": parts.linear, "network": parts.network}
+    models["predicted"] = parts.joined
     rows = []
     for part in (_keys.VAL, _keys.TEST):
         cells = np.flatnonzero((split == part) & (codes >= 0))

@@ -23,7 +23,14 @@ _ORDER = (
     *(criteria.CHROMOSOME, criteria.FAMILIES, criteria.CONTAMINATION),
     *(criteria.SETS, criteria.REFERENCE),
 )
-_N_DRAWS = 1000  # of random genes beside the reference genes
+
+
+class Chosen(NamedTuple):
+    """Genes that a subject chose, and all that it could have chosen."""
+
+    subject: str
+    genes: list[str]
+    tested: pd.Index
 
 
 def content(
@@ -37,25 +44,21 @@ def content(
     """Criteria of the genes of every subject, the first `k` of a ranking; sets in a table."""
     tested = pd.Index(genes["gene"], dtype=object)
     scores = {criteria.SIGNATURE: pd.Series(genes["t"].abs().to_numpy(), tested)}
-    scores |= {
-        name: pd.Series(ranking.score(), ranking.genes).reindex(tested)
-        for name, ranking in rankings.items()
-    }
+    for name, ranking in rankings.items():
+        scores[name] = pd.Series(ranking.score(), ranking.genes).reindex(tested)
     subjects = {name: scores[name].nlargest(k).index.tolist() for name in scores}
     subjects[criteria.SIGNATURE] = selected_names(genes)
     families = pd.Series(family(tested, None), index=tested)
     reference = reference_genes().groupby("tier")["gene"].agg(list)
     wanted = [gene for tier in _TIERS for gene in reference[tier]]
     rows, sets_of = [], {}
-    for name, chosen in subjects.items():
-        rows += [
-            _on_chromosome(name, chosen, tested, chromosome),
-            _in_families(name, chosen, families),
-            _of_other_cells(name, chosen, tested, reference["contamination"]),
-            _recovers(name, scores[name], wanted, rng),
-        ]
+    for name, names in subjects.items():
+        chosen = Chosen(name, names, tested)
+        rows += [_on_chromosome(chosen, chromosome), _in_families(chosen, families)]
+        rows.append(_of_other_cells(chosen, reference["contamination"]))
+        rows.append(_recovers(name, scores[name], wanted, rng))
         if sets is not None:
-            sets_of[name] = over_representation(chosen, tested, sets)
+            sets_of[name] = over_representation(names, tested, sets)
             rows.append(_in_sets(name, sets_of[name]))
     rows.sort(key=lambda row: _ORDER.index(row.gate))
     if sets is None:
@@ -64,48 +67,43 @@ def content(
     return rows, {"enrichment": table.reset_index(drop=True).rename(index=str)}
 
 
-def _on_chromosome(
-    subject: str, chosen: list[str], tested: pd.Index, chromosome: pd.Series | None
-) -> Criterion:
+def _on_chromosome(chosen: Chosen, chromosome: pd.Series | None) -> Criterion:
     """Genes on chromosome 12, whether it is called 12 or chr12."""
-    row = Criterion(criteria.CHROMOSOME, subject)
+    row = Criterion(criteria.CHROMOSOME, chosen.subject)
     if chromosome is None:
         why = "no such column of adata.var: name it with chromosome_key="
         return row._replace(note=why)
     names = chromosome.astype(str).str.lower()
     names = names.str.removeprefix("chr").str.removesuffix(".0")
     row = row._replace(note="trisomy 12 raises all of its genes")
-    return _not_frequent(row, chosen, tested, chromosome.index[names == "12"])
+    return _not_frequent(row, chosen, chromosome.index[names == "12"])
 
 
-def _in_families(subject: str, chosen: list[str], families: pd.Series) -> Criterion:
+def _in_families(chosen: Chosen, families: pd.Series) -> Criterion:
     """Immunoglobulin, HLA, sex, mitochondrial and ribosomal genes together."""
-    counts = families[chosen].value_counts().drop("", errors="ignore")
+    counts = families[chosen.genes].value_counts().drop("", errors="ignore")
     note = ", ".join(f"{n} {name}" for name, n in counts.items())
-    row, genes = Criterion(criteria.FAMILIES, subject, note=note), families != ""
-    return _not_frequent(row, chosen, families.index, families.index[genes])
+    row = Criterion(criteria.FAMILIES, chosen.subject, note=note)
+    return _not_frequent(row, chosen, families.index[families != ""])
 
 
-def _not_frequent(
-    row: Criterion, chosen: list[str], tested: pd.Index, genes: Iterable[str]
-) -> Criterion:
+def _not_frequent(row: Criterion, chosen: Chosen, genes: Iterable[str]) -> Criterion:
     """Genes that should be as frequent among the chosen as among all that were tested."""
-    test = over_representation(chosen, tested, {row.gate: genes}).iloc[0]
-    if not test["size"] or not chosen:
+    _, names, tested = chosen
+    test = over_representation(names, tested, {row.gate: genes}).iloc[0]
+    if not test["size"] or not names:
         return row._replace(note=_NOT_TESTED)
-    share, expected, p = test["n"] / len(chosen), test["size"] / len(tested), test["p"]
+    share, expected, p = test["n"] / len(names), test["size"] / len(tested), test["p"]
     rule, passed = "p ≥ 0.05: not more than by chance", verdict(p >= criteria.LEVEL)
     return row._replace(value=share, null=expected, p=p, rule=rule, passed=passed)
 
 
-def _of_other_cells(
-    subject: str, chosen: list[str], tested: pd.Index, foreign: list[str]
-) -> Criterion:
+def _of_other_cells(chosen: Chosen, foreign: list[str]) -> Criterion:
     """Genes of T cells, monocytes, macrophages and stroma, which B cells should not have."""
-    row = Criterion(criteria.CONTAMINATION, subject, note=_NOT_TESTED)
-    if not tested.isin(foreign).any() or not chosen:
+    row = Criterion(criteria.CONTAMINATION, chosen.subject, note=_NOT_TESTED)
+    if not chosen.tested.isin(foreign).any() or not chosen.genes:
         return row
-    genes = [gene for gene in foreign if gene in chosen]
+    genes = [gene for gene in foreign if gene in chosen.genes]
     row = row._replace(value=len(genes), note=", ".join(genes))
     return row._replace(rule="no gene of theirs", passed=verdict(not genes))
 
@@ -125,7 +123,7 @@ def _recovers(
     subject: str, score: pd.Series, wanted: list[str], rng: np.random.Generator
 ) -> Criterion:
     """Area under the curve of the genes reported with CD49d, trisomy 12 or NOTCH1."""
-    auroc, p, n = recovery(score, wanted, _N_DRAWS, rng)
+    auroc, p, n = recovery(score, wanted, rng=rng)
     row = Criterion(criteria.REFERENCE, subject, auroc, p=p)
     if np.isnan(auroc):
         return row._replace(note="none of the reference genes was tested")

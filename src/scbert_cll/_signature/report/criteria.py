@@ -78,7 +78,7 @@ def markdown(gates: pd.DataFrame) -> list[str]:
         lines.append(f"| {name} | {' | '.join(cells)} | {rule} |")
     notes = []
     for note, rows in gates[gates["note"] != ""].groupby("note", sort=False):
-        names, who = (", ".join(rows[column].unique()) for column in ("gate", "subject"))
+        names, who = (", ".join(rows[key].unique()) for key in ("gate", "subject"))
         notes.append(f"- {names} ({who}): {note}")
     return [*lines, "", *notes] if notes else lines
 

@@ -38,7 +38,7 @@ def abundance(data: PseudobulkData, permuted: list[PseudobulkData]) -> Ranking:
     designs = [run.design for run in (data, *permuted)]
     values = np.stack([design.log[design.last] for design in designs])
     donors = data.complete_donors
-    return Ranking(values, np.ones(len(donors)), donors, data.tested.genes)
+    return Ranking(values, np.ones(len(donors)), donors, data.counts.tested.genes)
 
 
 # subject: all its genes in order (positions), and how many of them are meant
@@ -66,7 +66,7 @@ class Comparison:
         lists = {SIGNATURE: (names, len(signature.selected))}
         for name, ranking in self.rankings.items():
             lists[name] = ranking.order(left_out), self.k
-        tested, orders = self.data.tested.genes, {}
+        tested, orders = self.data.counts.tested.genes, {}
         for name, (genes, n) in lists.items():
             places = tested.get_indexer(pd.Index(genes, dtype=object))
             orders[name] = places[places >= 0], n

@@ -39,7 +39,7 @@ def without_single_donors(compared: Comparison) -> tuple[list[Criterion], pd.Dat
     runs: dict[str, list[Stability]] = {}
     if compared.n_genes:
         left = (find(data.without([donor])).selected for donor in data.complete_donors)
-        chosen = np.array([data.tested.genes.isin(names) for names in left])
+        chosen = np.array([data.counts.tested.genes.isin(names) for names in left])
         runs[criteria.SIGNATURE] = [stability(chosen)]
         for design in (run.design for run in compared.permuted):
             tests = (design.without(donor).test() for donor in design.donors)

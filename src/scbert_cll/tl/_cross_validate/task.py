@@ -44,14 +44,7 @@ class Task:
     note: dict[str, object]  # of counts and donors, for the record
 
     @classmethod
-    def of(
-        cls,
-        adata: AnnData,
-        labels_key: str,
-        donor_key: str | None,
-        layer: str | None,
-        protein_key: str | None,
-    ) -> Self:
+    def of(cls, adata: AnnData, labels_key: str, donor_key: str | None, layer: str | None) -> Self:
         """Of an object that is checked here."""
         adata = _checks.adata.anndata(adata)
         labels = _checks.adata.obs_column(adata, labels_key)
@@ -75,8 +68,6 @@ class Task:
         cells = counts_only(adata, counts)
         totals = sparse.csr_matrix(cells.X).sum(axis=1).A1
         _checks.adata.no_empty_cells(totals, adata, slot_name(layer))
-        if protein_key is not None:
-            cells.obsm[PROTEIN] = _checks.adata.protein_counts(adata, protein_key)
         ordered = bool(getattr(labels.dtype, "ordered", False))  # of categories
         return cls(cells, codes, classes, ordered, groups, {**note, **not_donors})
 
@@ -183,11 +174,7 @@ class Model(NamedTuple):
 
 
 def predict(
-    task: Task,
-    models: Sequence[Model],
-    folds: Sequence[Fold],
-    store: FoldStore,
-    seed: int,
+    task: Task, models: list[Model], folds: Sequence[Fold], store: FoldStore, seed: int
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Out-of-fold probabilities (repeats, cells, classes) and mean seconds per fold, by model."""
     shape = (folds[-1].repeat + 1, len(task.codes), len(task.classes))
@@ -206,7 +193,7 @@ def predict(
                 bar.set_description(f"{name}, {where}")
                 model = Model(name, seeded(estimator, of_fold))
                 try:
-                    done = _predict_fold(task, model, fold, store, data)
+                    done = _run_one(task, model, fold, store, data)
                 except Exception as error:
                     error.add_note(f"While cross-validating {name!r}, {where}.")
                     raise
@@ -217,7 +204,7 @@ def predict(
     return proba, seconds
 
 
-def _predict_fold(task: Task, model: Model, fold: Fold, store: FoldStore, data: str) -> Done:
+def _run_one(task: Task, model: Model, fold: Fold, store: FoldStore, data: str) -> Done:
     """Fit to the training part and predict the test part, or take over an earlier run."""
     _, _, train, test = fold
     name, estimator = model

@@ -18,7 +18,7 @@ from scbert_cll._evaluation import metrics as _metrics
 from scbert_cll._evaluation.store import FoldStore
 from scbert_cll._version import __version__
 from scbert_cll.estimators import as_estimator, available
-from scbert_cll.tl._cross_validate.task import Model, Task, predict
+from scbert_cll.tl._cross_validate.task import PROTEIN, Model, Task, predict
 
 DEFAULT_MODELS = ("majority", "gene_only", "logistic_l2", "scbert")
 
@@ -142,7 +142,9 @@ def cross_validate(
     """
     params = _record.params(locals())
     _checks.adata.new_key(key_added, [protein_key], stems=("_proba", "_pred"))
-    task = Task.of(adata, labels_key, donor_key, layer, protein_key)
+    task = Task.of(adata, labels_key, donor_key, layer)
+    if protein_key is not None:
+        task.cells.obsm[PROTEIN] = _checks.adata.protein_counts(adata, protein_key)
     choice(scheme, folds.SCHEMES, "scheme")
     number_in(n_splits, "n_splits", 2, np.inf, whole=True)
     number_in(n_repeats, "n_repeats", 1, np.inf, whole=True)
@@ -176,10 +178,8 @@ def cross_validate(
         **evaluation.tables,
     }
     called = {name: task.called(values.mean(0)) for name, values in proba.items()}
-    obsm = {
-        _keys.beside(key_added, "proba"): _proba_table(task, proba),
-        _keys.beside(key_added, "pred"): pd.DataFrame(called, target.obs_names),
-    }
+    obsm = {_keys.beside(key_added, "proba"): _proba_table(task, proba)}
+    obsm[_keys.beside(key_added, "pred")] = pd.DataFrame(called, target.obs_names)
     _record.write(target, obsm=obsm, uns={key_added: record})
     return target if copy else None
 

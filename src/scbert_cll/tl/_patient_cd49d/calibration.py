@@ -79,7 +79,7 @@ def intervals(donors: pd.DataFrame, others: pd.DataFrame, min_cells: int) -> pd.
 
 
 def _of_donors(donors: pd.DataFrame, kind: str) -> np.ndarray:
-    share, n = (donors[f"{column}_{kind}"].to_numpy(np.float64) for column in ("pct", "n"))
+    share, n = (donors[f"{name}_{kind}"].to_numpy(float) for name in ("pct", "n"))
     return log_odds(share / 100, n)
 
 

@@ -137,14 +137,12 @@ class Job:
 
     def predicted(self, cells: AnnData) -> dict[str, np.ndarray]:
         """What is written of these cells, by path."""
-        n = self.batch_size
+        n, below = self.batch_size, self.unassigned_below
         if isinstance(self.model, ScBERT):
             latent = self.model.get_latent_representation(cells, batch_size=n)
             return {f"obsm/{_keys.X_SCBERT}": latent}
         parts = self.model.predict_parts(cells, batch_size=n)
-        slots = _write.predictions(
-            self.model, parts, _write.Slots.of(), unassigned_below=self.unassigned_below
-        )
+        slots = _write.predictions(self.model, parts, _write.Slots.of(), below)
         arrays: dict[str, np.ndarray] = {}
         paths = [(slot, key) for slot in slots for key in slots[slot]]
         for slot, key in paths:

@@ -26,7 +26,6 @@ from scbert_cll._corpus.predictions import Shard, Store, Sums, added, pieces
 from scbert_cll._disk import left_overs
 from scbert_cll._disk.formats import Json, are_whole, digest, plain
 from scbert_cll._disk.in_place import remove
-from scbert_cll._disk.left_overs import refuse_another_call
 from scbert_cll._optional import require
 from scbert_cll._process import Bar
 from scbert_cll.model import ScBERT, ScBERTClassifier
@@ -209,7 +208,7 @@ class _Work:
             note = left_overs.read_note(self.folder / _PLAN, _PLAN)
             if note is not None and self.store.folder.exists():
                 plan, begun = plain(self.plan), note["asked"]
-                refuse_another_call(plan, begun, self.folder, "predictions")
+                left_overs.refuse_another_call(plan, begun, self.folder, "predictions")
                 if (laid := self.store.laid(self.call)) is not None:
                     return laid
             for old in (self.store.folder, *self.folder.glob("share_*")):
@@ -342,11 +341,8 @@ class _Work:
         names = [job.groups[i] for i in filled]
         table = attention_shares(job.model, total[filled], names)
         params = {"groupby": job.groupby, "per_cell": False, "layer": job.model.layer}
-        record = {
-            "params": params,
-            "attention_floor": floor,
-            "n_cells": dict(zip(names, n_cells[filled].tolist(), strict=True)),
-        }
+        record = {"params": params, "attention_floor": floor}
+        record["n_cells"] = dict(zip(names, n_cells[filled].tolist(), strict=True))
         table = table.reindex(job.data.genes, fill_value=0.0)
         return {f"varm/{_keys.GENE_ATTENTION}": table, _ATTENTION: record}
 

@@ -89,7 +89,8 @@ class Bulk:
         parts = []
         for start in range(0, len(sets), _SETS_AT_ONCE):
             some = enumerate(sets[start : start + _SETS_AT_ONCE], start)
-            part = {f"set{i:04d}": pd.Series(weight, self.names[row]) for i, row in some}
+            named = ((f"set{i:04d}", self.names[row]) for i, row in some)
+            part = {name: pd.Series(weight, genes) for name, genes in named}
             parts.append(decoupler.scores(self.values, self.names, part, method))
         return np.hstack(parts)
 

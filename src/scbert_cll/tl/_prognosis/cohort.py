@@ -13,6 +13,7 @@ from anndata import AnnData
 from scbert_cll import _checks
 from scbert_cll._checks.words import choice, key_in, listed, number_in, share
 from scbert_cll._signature import decoupler, weights
+from scbert_cll._signature.weights import Weights
 from scbert_cll._survival.columns import covariates, refuse_outcome
 from scbert_cll._survival.models import design
 from scbert_cll._survival.outcome import Attrition, Outcome, OutcomeKeys
@@ -39,8 +40,8 @@ class Options:
     def __post_init__(self) -> None:
         choice(self.method, (WEIGHTED, *decoupler.OF_COHORTS), "method")
         cut = self.cut
-        is_share = isinstance(cut, int | float) and not isinstance(cut, bool) and 0 < cut < 1
-        if cut != "median" and not is_share:
+        is_number = isinstance(cut, int | float) and not isinstance(cut, bool)
+        if cut != "median" and not (is_number and 0 < cut < 1):
             raise ValueError(
                 "cut must be 'median' or the share of patients in the high group (above 0, below "
                 f"1); found {cut!r}. A cut that is chosen to make p small is not offered."
@@ -56,7 +57,8 @@ class Options:
         for name, expected in lists.items():
             values = getattr(self, name)
             if isinstance(values, str) or not isinstance(values, Iterable):
-                raise TypeError(f"{name} must be a list of {expected}; found {values!r}.")
+                what = f"a list of {expected}; found {values!r}"
+                raise TypeError(f"{name} must be {what}.")
         for time in self.times:
             number_in(time, "Each of times", 0, np.inf)
 
@@ -81,12 +83,12 @@ class Score:
         key_in(key, obs, "adata.obs", "Name the column that holds the score.")
         values = numbers_of(obs, key, "numbers (for groups there is tl.survival)")
         genes = pd.DataFrame({"gene": [], "weight": [], "found": []})
-        score = _named(adata, values.to_numpy())
+        score = pd.Series(unit(values.to_numpy()), adata.obs_names, name=SCORE)
         return cls(score, bulk, genes, np.empty(0, dtype=np.int64))
 
     @classmethod
     def of_signature(
-        cls, adata: AnnData, signature: weights.Weights, layer: str | None, options: Options
+        cls, adata: AnnData, signature: Weights, layer: str | None, options: Options
     ) -> Score:
         """A weighted sum of genes, or one of decoupler's scores."""
         bulk = Bulk.of(adata, layer)
@@ -106,24 +108,20 @@ class Score:
             )
         values = bulk.scores(places[None, :], used.to_numpy(), method)[:, 0]
         values = np.where(bulk.measured(used) >= options.min_matched, values, np.nan)
-        genes = pd.DataFrame({"gene": weight.index.astype(str)})
-        genes["weight"] = weight.to_numpy(dtype=np.float64)
-        genes["found"] = present
-        return cls(_named(adata, values), bulk, genes, places)
-
-
-def _named(adata: AnnData, values: np.ndarray) -> pd.Series:
-    return pd.Series(unit(values), adata.obs_names, name=SCORE)
+        genes = weight.rename_axis("gene").reset_index(name="weight")
+        score = pd.Series(unit(values), adata.obs_names, name=SCORE)
+        return cls(score, bulk, genes.assign(found=present), places)
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """All samples, and who of them is followed and scored."""
+    """All samples, who of them is followed and scored, and what is asked of them."""
 
     outcome: Outcome
     attrition: Attrition
     score: Score
     covariates: pd.DataFrame
+    options: Options
 
 
 def clinical_covariates(

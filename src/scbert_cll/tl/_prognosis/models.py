@@ -20,13 +20,13 @@ from scbert_cll.tl._prognosis.null import against_random_sets
 _SAME: Final = 0.999  # correlation, from which two columns cannot be told apart
 
 
-def answers(cohort: Cohort, options: Options, rng: np.random.Generator) -> dict[str, object]:
+def answers(cohort: Cohort, rng: np.random.Generator) -> dict[str, object]:
     """All tables of a prognosis but the curves."""
-    for_bootstrap, for_sets, _ = rng.spawn(3)
+    options, (for_bootstrap, for_sets, _) = cohort.options, rng.spawn(3)
     attrition, covariates = cohort.attrition.branch(), cohort.covariates
     for name in covariates:
         attrition.require(covariates[name].notna(), f"{name} is missing")
-    proliferation, notes = _proliferation(cohort, options)
+    proliferation, notes = _proliferation(cohort)
     followed = cohort.attrition.included
     scored = Patients.of(cohort, followed, covariates[[]], proliferation)
     complete = scored
@@ -34,10 +34,10 @@ def answers(cohort: Cohort, options: Options, rng: np.random.Generator) -> dict[
         _check_complete_cases(cohort, attrition)
         complete = Patients.of(cohort, attrition.included, covariates, proliferation)
     _check_events(complete, options)
-    gene, gene_notes = _single_gene(cohort, options)
+    gene, gene_notes = _single_gene(cohort)
     models = _models(scored, complete, gene)
     gains, auc, limits = _added_value(models, complete, options, for_bootstrap)
-    null, tests, null_notes = against_random_sets(cohort, options, scored, complete, for_sets)
+    null, tests, null_notes = against_random_sets(cohort, scored, complete, for_sets)
     outcome, score = complete.outcome, complete.score[SCORE]
     clinical, ratio = complete.clinical, options.expected_ratio
     coefficients = {name: model.table() for name, model in models.items()}
@@ -103,12 +103,12 @@ def _missing(genes: pd.DataFrame) -> list[str]:
     return [note] if len(lost) else []
 
 
-def _proliferation(cohort: Cohort, options: Options) -> tuple[pd.DataFrame, list[str]]:
+def _proliferation(cohort: Cohort) -> tuple[pd.DataFrame, list[str]]:
     """The meta-gene of cell division, by sample; a table without columns if there is none."""
-    score, genes = cohort.score, options.proliferation
+    score, genes = cohort.score, cohort.options.proliferation
     none = pd.DataFrame(index=score.values.index)
     if score.bulk is None:
-        return none, ["There is no expression, so nothing is adjusted for cell division."]
+        return none, ["There is no expression: nothing is adjusted for cell division."]
     meta, n_present = score.bulk.meta_gene(genes)
     if meta is None:
         note = (
@@ -122,9 +122,10 @@ def _proliferation(cohort: Cohort, options: Options) -> tuple[pd.DataFrame, list
     return none.assign(**{names.PROLIFERATION: meta}), []
 
 
-def _single_gene(cohort: Cohort, options: Options) -> tuple[pd.Series[float] | None, list[str]]:
+def _single_gene(cohort: Cohort) -> tuple[pd.Series[float] | None, list[str]]:
     """A gene to compare with, in standard deviations, among the patients that are scored."""
-    gene, bulk, included = options.gene, cohort.score.bulk, cohort.attrition.included
+    options, bulk = cohort.options, cohort.score.bulk
+    gene, included = options.gene, cohort.attrition.included
     if gene is None or bulk is None:
         return None, []
     if gene not in bulk.names[bulk.usable]:
@@ -183,13 +184,14 @@ def _summary(name: str, model: Fit) -> dict[str, object]:
 
 
 def _added_value(
-    models: dict[str, Fit], complete: Patients, options: Options, rng: np.random.Generator
+    models: dict[str, Fit], cases: Patients, options: Options, rng: np.random.Generator
 ) -> tuple[pd.DataFrame, pd.DataFrame | None, list[str]]:
     """What the score adds to the covariates (or to nothing) and to a gene; AUC at some times."""
-    end = complete.outcome.time
+    end = cases.outcome.time
     horizon = None if end is None else float(np.quantile(end, 0.9))
-    measures, notes = added_value.measures(complete.outcome, horizon)
-    pairs = {names.FULL: names.CLINICAL} if names.FULL in models else {SCORE: names.NOTHING}
+    measures, notes = added_value.measures(cases.outcome, horizon)
+    alone = {SCORE: names.NOTHING}
+    pairs = {names.FULL: names.CLINICAL} if names.FULL in models else alone
     pairs |= {names.WITH_GENE: names.GENE} if names.WITH_GENE in models else {}
     rows = []
     for (full, base), stream in zip(pairs.items(), rng.spawn(len(pairs)), strict=True):
@@ -205,7 +207,7 @@ def _added_value(
         for measure, gain in gains.items():
             compared = {"measure": measure, "base": base, "full": full}
             rows.append({**compared, **asdict(gain), **ratio})
-    auc = _auc(models, complete, options) if "Uno C" in measures else None
+    auc = _auc(models, cases, options) if "Uno C" in measures else None
     return pd.DataFrame(rows).rename(index=str), auc, notes
 
 

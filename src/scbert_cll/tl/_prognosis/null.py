@@ -10,17 +10,17 @@ from scipy import stats
 
 from scbert_cll._survival.likelihood import score_test
 from scbert_cll._survival.models import fit
-from scbert_cll.tl._prognosis.cohort import Cohort, Options, Patients
+from scbert_cll.tl._prognosis.cohort import Cohort, Patients
 from scbert_cll.tl._prognosis.names import CLINICAL, NOTHING, PROLIFERATION
 
 _Z: Final = float(stats.norm.ppf(0.975))  # from which a p is below 0.05
 
 
 def against_random_sets(
-    cohort: Cohort, options: Options, scored: Patients, complete: Patients, rng: np.random.Generator
+    cohort: Cohort, scored: Patients, complete: Patients, rng: np.random.Generator
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """Z of random sets, the score's rank among them by adjustment, and why there are no sets."""
-    random, notes = _random_scores(cohort, options, rng)
+    random, notes = _random_scores(cohort, rng)
     none = pd.DataFrame(index=scored.score.index)
     adjustments = [(NOTHING, scored, none)]
     adjustments.append((PROLIFERATION, scored, scored.proliferation))
@@ -37,14 +37,13 @@ def against_random_sets(
     return null, pd.DataFrame([test for _, test in parts]).rename(index=str), notes
 
 
-def _random_scores(
-    cohort: Cohort, options: Options, rng: np.random.Generator
-) -> tuple[np.ndarray, list[str]]:
+def _random_scores(cohort: Cohort, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
     """Samples × random sets, or why there are none."""
-    score = cohort.score
+    score, options = cohort.score, cohort.options
     none = np.empty((len(score.values), 0))
     if score.bulk is None or not len(score.places):
-        return none, ["A column of obs is no set of genes: there is no test against random sets."]
+        why = "A column of obs is no set of genes: no test against random sets."
+        return none, [why]
     if not options.n_random:
         return none, ["No random sets were asked for: there is no empirical p."]
     sets = score.bulk.random_sets(score.places, options.n_random, rng)

@@ -70,8 +70,7 @@ class Prognosis:
         parts += [self._added(), self._cautions()]
         return "\n\n".join(["# Prognosis", *(part for part in parts if part)]) + "\n"
 
-    def __str__(self) -> str:
-        return self.to_markdown()
+    __str__ = to_markdown
 
     def _patients(self) -> str:
         rows = _rows(self.flow[self.flow["n_left_out"] > 0])

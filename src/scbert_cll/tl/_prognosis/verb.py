@@ -15,8 +15,6 @@ from scbert_cll._signature.weights import Weights
 from scbert_cll._survival import curves, units
 from scbert_cll._survival import outcome as outcomes
 from scbert_cll._survival.columns import column_names
-from scbert_cll._survival.outcome import OutcomeKeys
-from scbert_cll._survival.units import Unit
 from scbert_cll.tl._prognosis.cohort import Cohort, Options, Score, clinical_covariates
 from scbert_cll.tl._prognosis.models import answers
 from scbert_cll.tl._prognosis.report import Prognosis
@@ -50,7 +48,7 @@ def prognosis(
     times: Sequence[float] | None = None,
     n_random: int = 1000,
     n_bootstrap: int = 200,
-    time_unit: Unit = "years",
+    time_unit: units.Unit = "years",
     rng: int | np.random.Generator | None = 0,
     key_added: str = _keys.PROGNOSIS,
 ) -> Prognosis:
@@ -181,23 +179,15 @@ def prognosis(
     outcomes.patients(adata)
     _checks.adata.target(adata, copy=False)
     strata = tuple(column_names(strata, "strata"))
-    keys = OutcomeKeys(event_key, time_key, entry_key, competing_key, strata)
+    keys = outcomes.OutcomeKeys(event_key, time_key, entry_key, competing_key, strata)
     columns = [*keys.columns, score_key, *covariates]
     _checks.adata.new_key(key_added, columns, stems=("_score", "_group"))
     if (signature is None) == (score_key is None):
-        raise ValueError("Hand over either a signature or score_key=, the obs column of a score.")
-    options = Options(
-        method=method,
-        min_matched=min_matched,
-        cut=cut,
-        gene=gene,
-        proliferation=proliferation,
-        min_events_per_variable=min_events_per_variable,
-        expected_ratio=expected_ratio,
-        times=units.usual_times(time_unit) if times is None else times,
-        n_random=n_random,
-        n_bootstrap=n_bootstrap,
-    )
+        either = "a signature or score_key=, the obs column of a score"
+        raise ValueError(f"Hand over either {either}.")
+    times = units.usual_times(time_unit) if times is None else times
+    judged = min_events_per_variable, expected_ratio, times, n_random, n_bootstrap
+    options = Options(method, min_matched, cut, gene, proliferation, *judged)
     generator = np.random.default_rng(rng)
     outcome, attrition = outcomes.read(adata, keys, time_unit)
     clinical = clinical_covariates(adata, covariates, score_key, keys)
@@ -208,29 +198,23 @@ def prognosis(
     values = score.values.to_numpy()
     attrition.require(np.isfinite(values), "the score is missing")
     attrition.check_events(keys)
-    result = answers(Cohort(outcome, attrition, score, clinical), options, generator)
-    params |= {
-        "method": method if score_key is None else _record.NOTHING,
-        "measure": "OR" if time_key is None else "HR",
-        "times": [float(time) for time in options.times],
-    }
-    group = _groups(values, attrition.included, cut)
+    cohort = Cohort(outcome, attrition, score, clinical, options)
+    result = answers(cohort, generator)
+    params["method"] = method if score_key is None else _record.NOTHING
+    params["measure"] = "OR" if time_key is None else "HR"
+    params["times"] = [float(time) for time in times]
+    group = _group(values, attrition.included, cut)
     if time_key is not None:
         rows = np.flatnonzero(attrition.included)
-        of_curves = params | {"groupby": "prognosis_group", "groups": list(_GROUPS)}
-        result["survival"] = curves.survival(outcome.take(rows), group[rows]) | {
-            "flow": attrition.table(),
-            "params": of_curves,
-        }
-    _record.write(
-        adata,
-        obs={_keys.score(key_added): values, _keys.beside(key_added, "group"): group},
-        uns={key_added: result | {"params": params}},
-    )
+        named = params | {"groupby": "prognosis_group", "groups": list(_GROUPS)}
+        by_group = curves.survival(outcome.take(rows), group[rows])
+        result["survival"] = {**by_group, "flow": attrition.table(), "params": named}
+    obs = {_keys.score(key_added): values, _keys.beside(key_added, "group"): group}
+    _record.write(adata, obs=obs, uns={key_added: result | {"params": params}})
     return Prognosis.of(adata.uns[key_added])
 
 
-def _groups(score: np.ndarray, included: np.ndarray, cut: float | str) -> pd.Categorical:
+def _group(score: np.ndarray, included: np.ndarray, cut: float | str) -> pd.Categorical:
     """Low and high of those who are followed; others are in none."""
     at = np.quantile(score[included], 1 - (0.5 if cut == "median" else float(cut)))
     high = score[included] > at

@@ -45,8 +45,9 @@ def network_evidence(
             "evidence is that of cells it was not trained on. Run pp.split_donors so that test or "
             "validation donors have some, or lower min_cells=."
         )
-    auroc = held_out_auroc(adata, model, split_key, source.donors, target, batch_size, stacklevel=4)
-    groups = _labelled(adata, rows, source.donors.iloc[rows])
+    asked_of = split_key, source.donors, target, batch_size
+    auroc = held_out_auroc(adata, model, *asked_of, stacklevel=4)
+    groups = source.donors.iloc[rows].reindex(adata.obs_names)
     attribution = model.get_gene_attribution(groups, adata, target=target, batch_size=batch_size)
     by_donor = attribution.values.reindex(genes["gene"])
     mean = by_donor.mean(axis=1)
@@ -54,7 +55,7 @@ def network_evidence(
     columns["attention"] = np.nan
     positive = np.intersect1d(rows, source.rows[data.positive])
     if len(positive):
-        of_class = _labelled(adata, positive, target)
+        of_class = pd.Series(target, adata.obs_names[positive]).reindex(adata.obs_names)
         attention = model.get_gene_attention(of_class, adata, batch_size=batch_size)
         columns["attention"] = attention[target]
     large = mean.abs() > threshold(mean.dropna().to_numpy())
@@ -62,13 +63,6 @@ def network_evidence(
     facts: dict[str, object] = {"auroc_within": auroc, "attribution_cells": name}
     facts["n_attribution_donors"] = by_donor.shape[1]
     return columns.set_axis(genes.index), facts
-
-
-def _labelled(adata: AnnData, rows: np.ndarray, labels: pd.Series | str) -> pd.Series:
-    """A column with labels for some of the cells."""
-    values = np.full(adata.n_obs, None, dtype=object)
-    values[rows] = labels
-    return pd.Series(values, adata.obs_names)
 
 
 def _new_to_network(adata: AnnData, split_key: str) -> tuple[np.ndarray, str]:
@@ -94,5 +88,6 @@ def _z(by_donor: pd.DataFrame, genes: pd.DataFrame) -> pd.Series:
     if values.shape[1] >= _LEAST_DONORS and in_model.any():
         abundance = genes["abundance"].to_numpy()[in_model]
         test = paired(values[in_model].T, abundance)
-        z[in_model] = np.sign(test.effect) * stats.norm.isf(np.maximum(test.p, 1e-300) / 2)
+        tail = np.maximum(test.p, 1e-300) / 2
+        z[in_model] = np.sign(test.effect) * stats.norm.isf(tail)
     return z

@@ -117,8 +117,8 @@ def held_out(
     Each fold finds its own genes.
     """
     data, rows = compared.data, compared.data.extremes
-    log = log_normalised(data.tested.matrix[rows])
-    matcher = Matcher(log.mean(axis=0).A1, data.tested.detected)
+    log = log_normalised(data.counts.tested.matrix[rows])
+    matcher = Matcher(log.mean(axis=0).A1, data.counts.tested.detected)
     steps = [step for step in STEPS if matcher.fits(step)]
     questions = Questions(matcher, steps, n_random, min(n_random, _BAND), rng)
     folds = []
@@ -154,7 +154,8 @@ class Questions:
             scores[name, criteria.SUFFICIENCY] = reader.alone(sets)
             scores[name, criteria.COMPREHENSIVENESS] = lost
             first[name] = [order[:k] for k in self.steps]
-        like = [draw(genes, self.n_band, self.rng) for genes in first[criteria.SIGNATURE]]
+        starts = first[criteria.SIGNATURE]
+        like = [draw(genes, self.n_band, self.rng) for genes in starts]
         first[_RANDOM] = [genes for drawn in like for genes in drawn]
         for name, sets in first.items():
             curves[name, _INSERTION] = reader.only(sets)
@@ -176,7 +177,7 @@ def criteria_of(
             rule += ", and more than abundance"
             passed &= bool(value > scores[criteria.ABUNDANCE, kind].auroc()[0])
         numbers = value, *limits, *null
-        row = Criterion(f"{prefix}{kind}", subject, *numbers, rule, verdict(passed), note)
+        row = Criterion(prefix + kind, subject, *numbers, rule, verdict(passed), note)
         rows.append(row)
     return sorted(rows, key=lambda row: row.gate, reverse=True)
 

@@ -53,8 +53,8 @@ class NetworkReader:
         """Ranking by the mean attention a gene receives in positive cells, in one pass."""
         data, runs, size = self.data, [self.data, *permuted], self.batch_size
         donors, weight = data.complete_donors, []
-        values = np.zeros((len(runs), len(donors), len(data.tested.genes)))
-        columns = self.model.genes.get_indexer(data.tested.genes[self.in_model])
+        values = np.zeros((len(runs), len(donors), len(data.counts.tested.genes)))
+        columns = self.model.genes.get_indexer(data.counts.tested.genes[self.in_model])
         for d, donor in enumerate(donors):
             rows = np.flatnonzero(data.donors == donor)
             received = self.model.get_cell_attention(self.cells[rows], batch_size=size)
@@ -62,15 +62,15 @@ class NetworkReader:
             member = member / member.sum(axis=1, keepdims=True)
             values[:, d, self.in_model] = (received.T @ member.T).T[:, columns]
             weight.append(float(data.positive[rows].sum()))
-        return Ranking(values, np.array(weight), donors, data.tested.genes)
+        return Ranking(values, np.array(weight), donors, data.counts.tested.genes)
 
     @cached_property
     def in_model(self) -> np.ndarray:
         """Positions of the tested genes that the network knows."""
-        return np.flatnonzero(self.data.tested.genes.isin(self.model.genes))
+        return np.flatnonzero(self.data.counts.tested.genes.isin(self.model.genes))
 
     def criteria(
-        self, compared: Comparison, n_random: int, n_refits: int, rng: np.random.Generator
+        self, compared: Comparison, n_sets: int, n_refits: int, rng: np.random.Generator
     ) -> tuple[list[Criterion], pd.DataFrame]:
         """All criteria of the network, and its curves."""
         rows, note = self._held_out()
@@ -83,11 +83,11 @@ class NetworkReader:
             places = np.searchsorted(self.in_model, order[is_in])
             orders[name] = places, int(is_in[:n].sum())
         if orders[criteria.SIGNATURE][1]:
-            tested = self.data.tested
+            tested = self.data.counts.tested
             abundance = tested.matrix.mean(axis=0).A1[self.in_model]
             matcher = Matcher(abundance, tested.detected[self.in_model])
             steps = [k for k in faithfulness.STEPS if k >= _FIRST and matcher.fits(k)]
-            questions = faithfulness.Questions(matcher, steps, n_random, _BAND, rng)
+            questions = faithfulness.Questions(matcher, steps, n_sets, _BAND, rng)
             scores, curves = questions.answers(few, orders)
             results = faithfulness.criteria_of(scores, rng, _PREFIX, note)
             table = faithfulness.curve_table(curves, steps, "network")
@@ -142,7 +142,8 @@ class NetworkReader:
 
     def only(self, sets: Sequence[np.ndarray], *, keep: bool = True) -> Pairs:
         """By cells with nothing but each set of genes, or else without it."""
-        genes, target = self.data.tested.genes[self.in_model], self.data.classes[-1]
+        genes = self.data.counts.tested.genes[self.in_model]
+        target = self.data.classes[-1]
         named = {str(i): genes[places].tolist() for i, places in enumerate(sets)}
         effects = self.model.get_set_effects(
             named, self.cells, keep=keep, target=target, batch_size=self.batch_size
@@ -169,7 +170,7 @@ class NetworkReader:
         attribution = model.get_gene_attribution(*given, target=target, batch_size=size)
         attention = model.get_gene_attention(*given, batch_size=size)
         tables = {"attribution": attribution.size, criteria.ATTENTION: attention}
-        genes = self.data.tested.genes
+        genes = self.data.counts.tested.genes
         scores = pd.DataFrame({name: table["all"] for name, table in tables.items()})
         scores = scores.reindex(genes, fill_value=0.0)
         return {name: scores[name].to_numpy() for name in tables}
@@ -181,7 +182,8 @@ def _lost_with_weights(
     """Whether what is said of genes is gone with the weights."""
     results, note = [], "limits: smallest and largest of the draws"
     for part, (name, most) in _RANDOM_WEIGHTS.items():
-        models = (reader.model.randomized(part, stream) for stream in rng.spawn(_N_RANDOM))
+        streams = rng.spawn(_N_RANDOM)
+        models = (reader.model.randomized(part, stream) for stream in streams)
         drawn = [reader.scores(model) for model in models]
         for subject, values in trained.items():
             tests = (stats.spearmanr(values, scores[subject]) for scores in drawn)
@@ -201,7 +203,8 @@ def _refitted(trained: GeneScores, others: list[GeneScores], k: int) -> list[Cri
         first, n = largest(values, k), len(values)
         common = (np.isin(first, largest(scores[subject], k)) for scores in others)
         shares = [float(is_common.sum() / k) for is_common in common]
-        mean, most = float(np.mean(shares)), float(stats.hypergeom.ppf(0.95, n, k, k) / k)
+        mean = float(np.mean(shares))
+        most = float(stats.hypergeom.ppf(0.95, n, k, k) / k)
         numbers = mean, min(shares), max(shares), k / n, most, np.nan
         row = Criterion(name, subject, *numbers, rule, verdict(mean <= most), note)
         results.append(row)

@@ -74,14 +74,14 @@ class SignatureReport:
         """Verdict, a table of gates × subjects, and the notes."""
         is_signature = self.gates["subject"] == criteria.SIGNATURE
         words = self.gates.loc[is_signature, "passed"].tolist()
-        yes, no, not_run = map(words.count, (criteria.YES, criteria.NO, criteria.NOT_RUN))
+        counted = criteria.YES, criteria.NO, criteria.NOT_RUN
+        yes, no, not_run = map(words.count, counted)
         passed = "Passed" if self.passed else "Not passed"
         verdict = f"{passed}: {yes} gates passed, {no} not, {not_run} not run."
         if self.reason:
             verdict = f"The signature is empty: {self.reason}."
-        return "\n".join(
-            ["# Signature report", "", verdict, "", *criteria.markdown(self.gates), ""]
-        )
+        table = criteria.markdown(self.gates)
+        return "\n".join(["# Signature report", "", verdict, "", *table, ""])
 
     __str__ = to_markdown
 
@@ -203,11 +203,12 @@ def signature_report(
     sets = None if gene_sets is None else sets_of.read(gene_sets)
     record = signature_record.read(adata, key)
     genes, reason = record["genes"], str(record["reason"])
-    layer = str(record["params"]["layer"])
-    source = signature_data.read(adata, record["params"], None if layer == "X" else layer)
+    found_with = record["params"]
+    layer = None if found_with["layer"] == "X" else str(found_with["layer"])
+    source = signature_data.read(adata, found_with, layer)
     data, rngs = source.data, np.random.default_rng(rng).spawn(4)
     n_genes = len(selected_names(genes))
-    k = min(n_genes or _USUAL, max(len(data.tested.genes) // 3, 1))
+    k = min(n_genes or _USUAL, max(len(data.counts.tested.genes) // 3, 1))
     rows: list[Criterion] = []
     rankings: dict[str, Ranking] = {}
     tables: dict[str, pd.DataFrame] = {}
