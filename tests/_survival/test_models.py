@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from scbert_cll._survival import added_value, models, power
+from scbert_cll._survival import added_value, models
 from scbert_cll._survival.likelihood import proportional, score_test
 from scbert_cll._survival.outcome import Outcome
 
@@ -344,9 +344,9 @@ def test_uno_is_that_of_scikit_survival_and_wants_risk() -> None:
 def test_power_as_in_schoenfeld(ratio: float, events: int) -> None:
     """7.849 / log(ratio)² events for 80 % (Schoenfeld 1983; Hsieh and Lavori 2000)."""
     outcome, x = simulated(400)
-    found = power.power(outcome, x["a"].to_numpy(), np.empty((400, 0)), ratio)
+    found = added_value.power(outcome, x["a"].to_numpy(), np.empty((400, 0)), ratio)
     assert found["n_events_needed"] == events
-    few = power.power(
+    few = added_value.power(
         Outcome(np.arange(400) < events, outcome.time), x["a"].to_numpy(), np.empty((400, 0)), ratio
     )
     assert few["power"] == pytest.approx(0.8, abs=0.02)
@@ -357,8 +357,8 @@ def test_covariates_that_say_the_same_cost_power() -> None:
     outcome, x = simulated(300)
     score = x["a"].to_numpy()
     alike = (score + np.random.default_rng(9).normal(size=300))[:, None]
-    alone = power.power(outcome, score, np.empty((300, 0)), 1.5)
-    beside = power.power(outcome, score, alike, 1.5)
+    alone = added_value.power(outcome, score, np.empty((300, 0)), 1.5)
+    beside = added_value.power(outcome, score, alike, 1.5)
     assert beside["power"] < alone["power"]
     assert beside["n_events_needed"] == pytest.approx(
         alone["n_events_needed"] / (1 - beside["r2_covariates"]), rel=0.05
@@ -372,7 +372,7 @@ def test_power_is_what_simulation_finds() -> None:
         outcome, x = simulated(80, seed=seed, effect=np.log(1.5))
         z = score_test(outcome, x[["a"]].to_numpy(), np.empty((80, 0)), np.zeros(80))[0]
         hits.append(abs(z) > 1.96)
-        told.append(power.power(outcome, x["a"].to_numpy(), np.empty((80, 0)), 1.5)["power"])
+        told.append(added_value.power(outcome, x["a"].to_numpy(), np.empty((80, 0)), 1.5)["power"])
     assert np.mean(hits) == pytest.approx(np.mean(told), abs=0.12)
 
 
@@ -386,14 +386,14 @@ def test_a_bend_is_found_and_a_line_is_left_alone() -> None:
             rng.exponential(1.0, 400),
         )
         outcome = Outcome(event < censored, np.minimum(event, censored))
-        assert (power.linearity(outcome, score, none)["p"] < 0.01) == bent
+        assert (added_value.linearity(outcome, score, none)["p"] < 0.01) == bent
 
 
 def test_the_spline_is_straight_outside_its_knots() -> None:
     x = np.linspace(-3, 3, 601)
-    bend = power.restricted_cubic(x)
+    bend = added_value.restricted_cubic(x)
     low, high = np.quantile(x, [0.1, 0.9])
     for part in (bend[x < low], bend[x > high]):
         np.testing.assert_allclose(np.diff(part, 2), 0, atol=1e-10)
     assert np.abs(np.diff(bend[(x > low) & (x < high)], 2)).max() > 1e-6
-    np.testing.assert_array_equal(power.restricted_cubic(np.repeat([0.0, 1.0], 50)), 0)
+    np.testing.assert_array_equal(added_value.restricted_cubic(np.repeat([0.0, 1.0], 50)), 0)

@@ -202,7 +202,7 @@ def _ratios(outcome: Outcome, group: pd.Categorical) -> tuple[pd.DataFrame, list
     table = pd.DataFrame(np.nan, range(len(names)), _RATIO)
     table.loc[0, "ratio"] = 1.0
     try:
-        columns, rows = _dummies(outcome, group)
+        columns, rows = _coding(outcome, group)
         cox = models.fit(outcome.take(rows), columns).table()
     except ValueError as error:
         return table, [
@@ -210,7 +210,7 @@ def _ratios(outcome: Outcome, group: pd.Categorical) -> tuple[pd.DataFrame, list
         ]
     table.loc[[label in columns for label in names], _RATIO] = cox[_RATIO].to_numpy()
     without = [label for label in names[1:] if label not in columns]
-    notes = [f"{label!r} has no events, so it has no hazard ratio." for label in without]
+    notes = [f"{name!r} has no events, so it has no hazard ratio." for name in without]
     notes += [
         f"The hazard ratio of {label!r} changes with time (p = {p:.2g}): it is an average over the "
         "follow-up, and the curves say more."
@@ -220,7 +220,7 @@ def _ratios(outcome: Outcome, group: pd.Categorical) -> tuple[pd.DataFrame, list
     return table, notes
 
 
-def _dummies(outcome: Outcome, group: pd.Categorical) -> tuple[pd.DataFrame, np.ndarray]:
+def _coding(outcome: Outcome, group: pd.Categorical) -> tuple[pd.DataFrame, np.ndarray]:
     """One column per group but the first, and its rows: of the groups that have events.
 
     Without events a hazard ratio is 0, and such a group weighs nothing in the others' risk sets:
@@ -254,7 +254,7 @@ def _adjusted(
         patients = {"group": everyone}
     fits = {}
     for model, chosen in (patients | {"group + covariates": complete}).items():
-        columns, rows = _dummies(outcome.take(chosen), group[chosen])
+        columns, rows = _coding(outcome.take(chosen), group[chosen])
         columns = columns.rename(columns=lambda label: f"{name}: {label}")
         if model not in patients:
             clinical = models.design(covariates.iloc[chosen[rows]])

@@ -15,6 +15,7 @@ _STEPS, _HALVINGS = 30, 12
 _CLOSE = 1e-9  # change of the linear predictor
 _LEVEL = 1e-9  # share of the log-likelihood that is round-off
 _SINGULAR = 1e-9  # of the information of one event
+_ALL = slice(None)
 _FAR = 15.0  # standard deviations times coefficient: the effect diverges
 
 
@@ -31,9 +32,7 @@ class RiskSets:
         latest = np.argsort(-time, kind="stable")
         self.rows, before = rows[latest], -time[latest]
         self.events = np.flatnonzero(outcome.event[self.rows])  # positions in `rows`
-        times, self._first, self.tie, n_tied = np.unique(
-            before[self.events], return_index=True, return_inverse=True, return_counts=True
-        )
+        times, self._first, self.tie, n_tied = np.unique_all(before[self.events])
         # Of d events at one time, the k-th counts those of the d with weight 1 − k/d (Efron)
         rank = np.arange(len(self.events)) - self._first[self.tie]
         self.tied_fraction = rank / n_tied[self.tie]
@@ -90,7 +89,7 @@ class Moments(NamedTuple):
     mean: np.ndarray  # (events, columns) of those at risk
     event_weight: np.ndarray  # (events,)
 
-    def information(self, one: slice = slice(None), other: slice = slice(None)) -> np.ndarray:
+    def information(self, one: slice = _ALL, other: slice = _ALL) -> np.ndarray:
         """Minus the second derivative, for some columns × some columns."""
         weighted = self.columns[:, one] * self.weight[:, None]
         weighted_mean = self.mean[:, one] * self.event_weight[:, None]
@@ -110,27 +109,26 @@ def moments(
     if outcome.time is None:
         return [_logistic(outcome.event, risk, columns)]
     return [
-        of_stratum(stratum, risk[stratum.rows], columns[stratum.rows])
-        for stratum in (RiskSets.of(outcome) if sets is None else sets)
+        of_stratum(s, risk[s.rows], columns[s.rows], np.ones(len(s.events)))
+        for s in (RiskSets.of(outcome) if sets is None else sets)
     ]
 
 
 def of_stratum(
-    stratum: RiskSets, risk: np.ndarray, columns: np.ndarray, event_weight: np.ndarray | None = None
+    stratum: RiskSets, risk: np.ndarray, columns: np.ndarray, event_weight: np.ndarray
 ) -> Moments:
-    """The partial likelihood of a stratum, whose events count by `event_weight` (1 if None)."""
-    each = np.ones(len(stratum.events)) if event_weight is None else event_weight
+    """The partial likelihood of a stratum, whose events count by `event_weight`."""
     highest = risk.max(initial=-np.inf)
     hazard = np.exp(risk - highest)[:, None]
     sums = stratum.sums(np.column_stack([hazard, hazard * columns]))
     total, mean = sums[:, 0], sums[:, 1:] / sums[:, :1]
     return Moments(
-        float(each @ (risk[stratum.events] - highest - np.log(total))),
-        each @ (columns[stratum.events] - mean),
+        float(event_weight @ (risk[stratum.events] - highest - np.log(total))),
+        event_weight @ (columns[stratum.events] - mean),
         columns,
-        hazard[:, 0] * stratum.shared_out(each / total),
+        hazard[:, 0] * stratum.shared_out(event_weight / total),
         mean,
-        each,
+        event_weight,
     )
 
 

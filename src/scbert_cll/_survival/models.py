@@ -56,8 +56,8 @@ class Fit:
 
 def stacked(tables: Mapping[str, pd.DataFrame], column: str) -> pd.DataFrame:
     """One table, with the names of its parts in a column in front."""
-    parts = [table.assign(**{column: name})[[column, *table]] for name, table in tables.items()]
-    return pd.concat(parts, ignore_index=True).rename(index=str)
+    table = pd.concat(tables, names=[column]).reset_index(level=0)
+    return table.reset_index(drop=True).rename(index=str)
 
 
 def design(frame: pd.DataFrame) -> pd.DataFrame:
@@ -84,7 +84,16 @@ def fit(outcome: Outcome, columns: pd.DataFrame) -> Fit:
     _check_design(columns)
     best = likelihood.maximum(outcome, columns.to_numpy(dtype=np.float64))
     coef, se = (pd.Series(values, columns.columns) for values in (best.coef, best.se))
-    _check_separation(coef, se, columns.std(), converged=best.converged)
+    scale = columns.std()
+    unbounded = ((coef * scale).abs() > _WIDE) | ~(se * scale <= _VAGUE)
+    if unbounded.any() or not best.converged:
+        names = coef.index[unbounded] if unbounded.any() else coef.index
+        raise ValueError(
+            f"{listed(names)} tells (almost) exactly who has the event, so its effect has no "
+            "finite size. Was it recorded after the outcome, or is it the outcome under another "
+            "name (ever treated, for time to treatment)? Take it out; if a rare group has no "
+            "events, merge it."
+        )
     heights = best.log_likelihood, best.log_likelihood_null
     return Fit(outcome, columns, coef, se, *heights)
 
@@ -104,18 +113,6 @@ def _check_design(columns: pd.DataFrame) -> None:
             f"The covariates are collinear: {listed(columns.columns, 12)} have "
             f"{columns.shape[1]} columns, but only {rank - 1} differ. Take one out."
         )
-
-
-def _check_separation(coef: pd.Series, se: pd.Series, scale: pd.Series, *, converged: bool) -> None:
-    unbounded = ((coef * scale).abs() > _WIDE) | ~(se * scale <= _VAGUE)
-    if converged and not unbounded.any():
-        return
-    columns = coef.index[unbounded] if unbounded.any() else coef.index
-    raise ValueError(
-        f"{listed(columns)} tells (almost) exactly who has the event, so its effect has no finite "
-        "size. Was it recorded after the outcome, or is it the outcome under another name (ever "
-        "treated, for time to treatment)? Take it out; if a rare group has no events, merge it."
-    )
 
 
 def concordance(outcome: Outcome, risk: np.ndarray) -> float:

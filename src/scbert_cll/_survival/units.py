@@ -26,7 +26,7 @@ _TIMES: Final = {
 }
 
 
-def numbers_of(obs: pd.DataFrame, key: str, expected: str, remedy: str = "") -> pd.Series:
+def numbers_of(obs: pd.DataFrame, key: str, expected: str, hint: str = "") -> pd.Series:
     """A column of `obs` as float64; what is no number is refused."""
     values: pd.Series = obs[key]
     if isinstance(values.dtype, pd.CategoricalDtype):
@@ -36,7 +36,7 @@ def numbers_of(obs: pd.DataFrame, key: str, expected: str, remedy: str = "") -> 
     if len(bad):
         raise ValueError(
             f"adata.obs[{key!r}] must hold {expected}; found {listed(values[bad].unique())} "
-            f"in {listed(bad, 3)}.{remedy}"
+            f"in {listed(bad, 3)}.{hint}"
         )
     return numbers
 

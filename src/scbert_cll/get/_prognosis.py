@@ -11,7 +11,7 @@ from anndata import AnnData
 
 from scbert_cll import _docs, _keys, _record
 from scbert_cll._checks.words import key_in
-from scbert_cll.get._evaluation import only
+from scbert_cll.get._predicted import only
 
 
 @_docs.shared

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from scbert_cll.pl._attention import attention_layers, gene_attention
+from scbert_cll.pl._calls import confusion, donor_agreement
 from scbert_cll.pl._cd49d import cd49d
-from scbert_cll.pl._confusion import confusion
-from scbert_cll.pl._donor_agreement import donor_agreement
 from scbert_cll.pl._evaluation import evaluation, reliability
 from scbert_cll.pl._history import history
 from scbert_cll.pl._perturb import perturb
 from scbert_cll.pl._prognosis import forest, prognosis_null
-from scbert_cll.pl._signature import signature
-from scbert_cll.pl._signature_heatmap import signature_heatmap
+from scbert_cll.pl._signature import signature, signature_heatmap
 from scbert_cll.pl._signature_report import faithfulness, signature_report, stability
 from scbert_cll.pl._survival import survival
 

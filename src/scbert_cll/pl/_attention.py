@@ -195,7 +195,9 @@ def attention_layers(
         `n_genes` is below 1.
     """
     at_least(n_genes, 1, "n_genes")
-    attention, layers, n_cells = _read(adata, key)
+    attention = _by_layer(adata, key)
+    record = _record.read(adata, key, _CALL, ["layers"], missing=f"Run {_CALL} first.")
+    layers, n_cells = record["layers"], _names.own_keys(record["n_cells"], adata.uns)
     where = f"the groups of adata.varm[{_keys.beside(key, 'layers')!r}]"
     names = _record.named(groups, attention.columns.unique("group"), where)
     attention = attention[names]
@@ -224,20 +226,18 @@ def attention_layers(
     return [ax for pair in zip(above, below, strict=True) for ax in pair]
 
 
-def _read(adata: AnnData, key: str) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, int]]:
-    """Attention of genes × (group, layer, head), its correlations, and cells by group."""
+def _by_layer(adata: AnnData, key: str) -> pd.DataFrame:
+    """Attention of genes × (group, layer, head)."""
     layers_key = _keys.beside(key, "layers")
-    remedy = f"Run {_CALL} first."
-    key_in(layers_key, _checks.adata.anndata(adata).varm, "adata.varm", remedy)
-    record = _record.read(adata, key, _CALL, ["layers"], missing=remedy)
+    varm = _checks.adata.anndata(adata).varm
+    key_in(layers_key, varm, "adata.varm", f"Run {_CALL} first.")
     table = pd.DataFrame(adata.varm[layers_key])
     of = []
     for column in table:
         group, layer, head = str(column).rsplit(_names.BETWEEN, 2)
         of.append((_names.own(group, adata.uns), int(layer), int(head)))
     index = pd.MultiIndex.from_tuples(of, names=["group", "layer", "head"])
-    n_cells = _names.own_keys(record["n_cells"], adata.uns)
-    return table.set_axis(index, axis=1), record["layers"], n_cells
+    return table.set_axis(index, axis=1)
 
 
 def _follows(ax: Axes, table: pd.DataFrame, *, heads: bool) -> None:

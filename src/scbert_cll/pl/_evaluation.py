@@ -237,7 +237,7 @@ def _undefined(ax: Axes, rows: pd.DataFrame) -> None:
         lines = textwrap.wrap(reason, room, max_lines=2, placeholder="…")
         text = _style.in_row(ax, 0.02, i, "\n".join(lines), linespacing=0.9, zorder=5)
         text.set_in_layout(False)
-        text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0})
+        text.set_bbox(_style.WHITE | {"pad": 0})
 
 
 @_style.plot

@@ -13,7 +13,8 @@ from scbert_cll import _record
 from scbert_cll._checks.words import listed
 from scbert_cll.pl import _style
 
-type Curves = dict[str, dict[str, pd.Series[float]]]  # by metric and part, values by epoch
+# by metric and part, values by epoch
+type Curves = dict[str, dict[str, pd.Series[float]]]
 
 _PARTS: Final = {"train": (_style.BLUE, "o"), "validation": (_style.RED, "s")}
 _BASELINE: Final = "majority_"
@@ -77,25 +78,25 @@ def history(
     """
     entries = _history(model)
     curves = _curves(entries)
-    drawable = [name for name in curves if not name.startswith(_BASELINE)]
-    names = drawable if metrics is None else _record.named(metrics, curves, "the history")
+    names = [name for name in curves if not name.startswith(_BASELINE)]
+    if metrics is not None:
+        names = _record.named(metrics, curves, "the history")
     if not names:
         raise ValueError(
             "The history records no metric of training or validation cells (named like "
             f"'train_loss' or 'accuracy_validation'); it has {listed(entries, 12)}."
         )
     new, n, size = ax is None, len(names), (max(3.5, 2.4 * len(names)), 2.5)
-    n_columns = max(1, int((figsize or size)[0] // 1.5))
-    of = ("metric", "metrics")
-    axes = _style.panels(ax, figsize, size, n, of, n_columns=n_columns)
+    columns = max(1, int((figsize or size)[0] // 1.5))
+    axes = _style.panels(ax, figsize, size, n, ("metric", "metrics"), n_columns=columns)
     marked = _marked(model, curves, monitor)
     for panel, name in zip(axes, names, strict=True):
         _draw(panel, name, curves, marked)
     n_lines = len(_style.labelled(axes))
     wide = _style.figure_of(axes[0]).get_figwidth() >= 1.3 * n_lines
-    look: _style.Look = {"place": "outside upper center", "ncols": n_lines if wide else 2}
+    look: _style.Look = {"inside": 7, "ncols": n_lines if wide else 2}
     look["order"] = lambda label: label.startswith(("best", "weights"))
-    _style.legend(axes, new=new, inside=7, **look)
+    _style.legend(axes, new=new, place="outside upper center", **look)
     return axes
 
 
@@ -125,23 +126,23 @@ def _curves(history: Mapping[str, pd.DataFrame]) -> Curves:
     return dict(sorted(curves.items(), key=lambda item: order.get(item[0], len(order))))
 
 
-def _marked(model: object, curves: Curves, monitor: str | None) -> tuple[int, str] | None:
-    """The epoch to mark, and what it is."""
+def _marked(model: object, curves: Curves, monitor: str | None) -> dict[str, int]:
+    """The epoch to mark, if any, by what it is."""
     kept_epoch = getattr(model, "kept_epoch_", None) if monitor is None else None
     if kept_epoch is not None:
         when = f"epoch {kept_epoch}" if kept_epoch else "before training"
-        return kept_epoch, f"weights kept ({when})"
+        return {f"weights kept ({when})": kept_epoch}
     monitor = monitor or "validation_loss"
     for name, parts in curves.items():
         for part, series in parts.items():
             if monitor in (f"{part}_{name}", f"{name}_{part}") and len(series):
                 row = series.argmin() if "loss" in name else series.argmax()
                 best = int(series.index[int(row)])
-                return best, f"best epoch ({best})"
-    return None
+                return {f"best epoch ({best})": best}
+    return {}
 
 
-def _draw(ax: Axes, name: str, curves: Curves, marked: tuple[int, str] | None) -> None:
+def _draw(ax: Axes, name: str, curves: Curves, marked: dict[str, int]) -> None:
     """One metric: both parts, the baseline and the marked epoch."""
     for part, (color, marker) in _PARTS.items():
         if part in curves[name]:
@@ -155,9 +156,8 @@ def _draw(ax: Axes, name: str, curves: Curves, marked: tuple[int, str] | None) -
             x, y = baseline[part].index, baseline[part]
             label = f"majority, {part}"
             ax.plot(x, y, "--", color=_style.GREY, linewidth=1, label=label)
-    if marked is not None:
-        dotted: _style.Look = {"color": _style.GREY, "linewidth": 0.8, "linestyle": ":"}
-        ax.axvline(marked[0], label=marked[1], zorder=0, **dotted)
+    for label, epoch in marked.items():
+        ax.axvline(epoch, color=_style.GREY, lw=0.8, ls=":", label=label, zorder=0)
     ax.set(xlabel="epoch", ylabel=_TITLES.get(name, name.replace("_", " ")))
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     if max(map(len, curves[name].values())) == 1:

@@ -83,7 +83,7 @@ def perturb(
         rows = table[table["group"] == group].set_index("name").loc[names]
         _draw_rows(panel, rows, donors[donors["group"] == group])
         _rows.frame(panel, names)
-        shifts = [f"{shift:.3f}" if np.isfinite(shift) else "–" for shift in rows["shift"]]
+        shifts = [f"{x:.3f}" if np.isfinite(x) else "–" for x in rows["shift"]]
         _rows.columns(panel, {"shift": shifts})
         panel.set_title(_heading(group, rows, alone=n == 1), pad=12)
         panel.set_xlabel("change of log-odds")

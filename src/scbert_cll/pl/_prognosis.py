@@ -13,6 +13,8 @@ from matplotlib.axes import Axes
 from scbert_cll import _keys, _record, get
 from scbert_cll.pl import _rows, _style
 
+type _Ends = tuple[float, float]  # of the scale of ratios
+
 SCORE: Final = "score"
 _BOTH: Final = "clinical + score"
 _COMPLETE: Final = " (complete cases)"
@@ -127,7 +129,7 @@ def _fullest(table: pd.DataFrame) -> str:
     return str(rows.groupby("model", sort=False).size().idxmax())
 
 
-def _limits(table: pd.DataFrame) -> tuple[float, float]:
+def _limits(table: pd.DataFrame) -> _Ends:
     """Limits of the scale: all intervals, as far as they are worth it, and always one."""
     ratios = table[_RATIO].to_numpy(dtype=np.float64).ravel()
     ratios = np.clip(ratios[np.isfinite(ratios)], 1 / _FARTHEST, _FARTHEST)
@@ -135,9 +137,7 @@ def _limits(table: pd.DataFrame) -> tuple[float, float]:
     return low / 1.1, high * 1.1
 
 
-def _row(
-    ax: Axes, i: int, row: dict[Any, Any], limits: tuple[float, float], *, hollow: bool
-) -> None:
+def _row(ax: Axes, i: int, row: dict[Any, Any], limits: _Ends, *, hollow: bool) -> None:
     """A ratio with its interval; an arrow where it goes on outside the axes."""
     color = _style.BLUE if row["variable"] == SCORE else _style.GREY
     ratio, *ends = (float(row[name]) for name in _RATIO)
@@ -153,7 +153,7 @@ def _row(
             ax.plot(limits[end], i, marker, color=color, **look)
 
 
-def _frame(ax: Axes, table: pd.DataFrame, limits: tuple[float, float], longest: int) -> None:
+def _frame(ax: Axes, table: pd.DataFrame, limits: _Ends, longest: int) -> None:
     """Names of the variables, once each, on a logarithmic scale."""
     ax.set_xscale("log")
     ax.set_xlim(limits)
@@ -198,15 +198,15 @@ def adjustment(model: str) -> str:
     return " + ".join(term for term in terms if term != SCORE) or "none"
 
 
-def _texts(table: pd.DataFrame, measure: str, empirical: dict[str, float]) -> dict[str, list[str]]:
+def _texts(table: pd.DataFrame, measure: str, random: dict[str, float]) -> _rows.Texts:
     """Columns to the right of the rows."""
     ratios = table[_RATIO].to_numpy(dtype=np.float64)
     texts = {f"{measure} (95 % CI)": [_rows.with_interval(*ratio) for ratio in ratios]}
     texts["p"] = [_rows.number(p) for p in table["p"]]
     is_score = table["variable"] == SCORE
-    if empirical and is_score.any():
+    if random and is_score.any():
         texts["p, random\ngene sets"] = [
-            _rows.number(empirical.get(model, np.nan)) if score else ""
+            _rows.number(random.get(model, np.nan)) if score else ""
             for model, score in zip(table["model"], is_score, strict=True)
         ]
     return texts
@@ -228,7 +228,7 @@ def _caption(table: pd.DataFrame) -> str:
     violated = _violated(table)
     if not violated:
         return ""
-    names = [f"{_style.shortened(name, 24)} {_rows.p_value(p)}" for name, p in violated.items()]
+    names = [f"{_style.shortened(v, 24)} {_rows.p_value(p)}" for v, p in violated.items()]
     proportional = f"Hazards not proportional ({', '.join(names)})"
     return f"{_DAGGER} {proportional}: the ratio is an average over time."
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
@@ -11,6 +11,8 @@ from matplotlib.ticker import MaxNLocator
 
 from scbert_cll.pl import _style
 
+type Texts = dict[str, list[str]]  # of the rows, by header of the column
+
 ROW: Final = 0.15  # inches
 FAINT: Final = "#A0A0A0"
 ABOVE: Final = 0.08  # rows, of a mean over the row's middle, where donors are under it
@@ -18,7 +20,7 @@ _BELOW: Final = 0.27  # rows, of donors under their mean
 _CHARACTER: Final = 0.6  # of the font's size, mean width
 _NAME: Final = 7  # points, of a row's name
 _LEAST_AXES: Final = 54  # points
-_SHORTEST: Final = 12  # characters of a name
+_SHORTEST, _LONGEST = 12, 24  # characters of a name
 _GAP: Final = 7  # points between columns
 _TITLE_CHARACTERS: Final = 17  # of 8 points in an inch
 _CAPTION_CHARACTERS: Final = 18  # of 7 points
@@ -26,7 +28,7 @@ _UNKNOWN: Final = "–"
 _LEAST: Final = -300  # power of ten below which a double is hardly more than zero
 
 
-def interval(ax: Axes, row: float, *numbers: float, color: str, hollow: bool = False) -> None:
+def interval(ax: Axes, row: float, *numbers: float, color: str, hollow: bool) -> None:
     """A row's mean, and the lower and upper limit of its interval."""
     mean, low, high = numbers
     y, face = row - ABOVE, "white" if hollow else color
@@ -34,9 +36,9 @@ def interval(ax: Axes, row: float, *numbers: float, color: str, hollow: bool = F
     ax.scatter(mean, y, s=14, facecolor=face, edgecolor=color, linewidth=1, zorder=4)
 
 
-def donors(ax: Axes, row: int, values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> None:
+def donors(ax: Axes, row: int, values: Iterable[float]) -> None:
     """A dot per donor, under the mean."""
-    x = values[np.isfinite(values)]
+    x = [value for value in values if np.isfinite(value)]
     y = np.full(len(x), row + _BELOW)
     ax.scatter(x, y, s=4, color=_style.GREY, alpha=0.55, linewidths=0, zorder=2)
 
@@ -56,7 +58,7 @@ def stripe(ax: Axes, row: float, color: str = "black", alpha: float = 0.035) -> 
     ax.axhspan(row - 0.5, row + 0.5, facecolor=color, alpha=alpha, lw=0, zorder=0)
 
 
-def columns(ax: Axes, texts: Mapping[str, Sequence[str]]) -> None:
+def columns(ax: Axes, texts: Texts) -> None:
     """Columns of text to the right of the rows, each under its header."""
     offset = float(_GAP)
     for header, cells in texts.items():
@@ -75,29 +77,30 @@ def _width(header: str, cells: Sequence[str]) -> float:
     return _CHARACTER * _style.SMALL * max(map(len, [*header.split("\n"), *cells]))
 
 
-def longest_name(ax: Axes, texts: Mapping[str, Sequence[str]], *, new: bool, most: int = 24) -> int:
+def longest_name(ax: Axes, texts: Texts, *, new: bool) -> int:
     """Characters of a row's name that leave room for the columns and for axes."""
     room = 72 * (_style.figure_of(ax).get_figwidth() if new else _style.width(ax))
     widths = [_width(header, cells) + _GAP for header, cells in texts.items()]
     left = room - (_LEAST_AXES + sum(widths))
-    return int(np.clip(left / (_CHARACTER * _NAME), _SHORTEST, most))
+    return int(np.clip(left / (_CHARACTER * _NAME), _SHORTEST, _LONGEST))
 
 
 def captions(ax: Axes, title: str, caption: str = "", *, new: bool) -> None:
     """Title and caption of our own figure, or of the user's axes, there under the axis label."""
+    fig = _style.figure_of(ax)
+    if not new:
+        _style.lay_out(ax)  # with the texts next to the rows
+    room = fig.get_figwidth() if new else _style.width(ax)
+    title = _style.broken(title, room * _TITLE_CHARACTERS)
+    caption = _style.broken(caption, room * _CAPTION_CHARACTERS)
     if new:
-        fig = _style.figure_of(ax)
-        text = _style.broken(title, fig.get_figwidth() * _TITLE_CHARACTERS)
-        fig.suptitle(text, fontsize=8)
-        if caption:
-            text = _style.broken(caption, fig.get_figwidth() * _CAPTION_CHARACTERS)
-            fig.supxlabel(text, fontsize=7, color=_style.GREY)
-        return
-    _style.lay_out(ax)  # with the texts next to the rows
-    ax.set_title(_style.broken(title, _style.width(ax) * _TITLE_CHARACTERS), pad=16)
-    if caption:
-        text = _style.broken(caption, _style.width(ax) * _CAPTION_CHARACTERS)
-        ax.set_xlabel(f"{ax.get_xlabel()}\n{text}", fontsize=7)
+        fig.suptitle(title, fontsize=8)
+    else:
+        ax.set_title(title, pad=16)
+    if caption and new:
+        fig.supxlabel(caption, fontsize=7, color=_style.GREY)
+    elif caption:
+        ax.set_xlabel(f"{ax.get_xlabel()}\n{caption}", fontsize=7)
 
 
 def words_instead(ax: Axes, text: str) -> None:

@@ -27,10 +27,10 @@ _SUBJECTS: Final = {
     "attention": (RED, "s"),
     "abundance": (ORANGE, "^"),
 }
-_TITLES: Final = {"insertion": "with these genes only", "deletion": "without these genes"}
-_READERS: Final = {"linear": "logistic regression of all genes", "network": "the network"}
+_WAYS: Final = {"insertion": "with these genes only", "deletion": "without these genes"}
+_WHO: Final = {"linear": "logistic regression of all genes", "network": "the network"}
 _VERB: Final = "tl.signature_report"
-_RUNS: Final = ("labels as they are, 95 %", "labels permuted within donors", "95 % of these")
+_RUNS = ("labels as they are, 95 %", "labels permuted within donors", "95 % of these")
 _HEIGHT: Final = 0.22  # rows, between an index and those of permuted labels
 
 
@@ -149,7 +149,7 @@ def faithfulness(
     """
     table = _part(adata, key, "curves")
     choice(reader, list(dict.fromkeys(table["reader"])), "reader")
-    ways = list(_TITLES)
+    ways = list(_WAYS)
     if direction is not None:
         ways = [choice(direction, ways, "direction")]
     new, size, n = ax is None, (1 + 2.5 * len(ways), 2.7), len(ways)
@@ -158,11 +158,11 @@ def faithfulness(
     table = table[table["reader"] == reader]
     for panel, way in zip(axes, ways, strict=True):
         _curves(panel, table[table["direction"] == way])
-        panel.set(title=_TITLES[way], xlabel="genes")
+        panel.set(title=_WAYS[way], xlabel="genes")
     axes[0].set_ylabel("AUROC within held-out donors")
     _style.legend(axes[:1], new=new, inside=7, ncols=len(_style.labelled(axes)))
     if new:
-        _style.figure_of(axes[0]).suptitle(f"Read by {_READERS[reader]}", fontsize=8)
+        _style.figure_of(axes[0]).suptitle(f"Read by {_WHO[reader]}", fontsize=8)
     return axes
 
 

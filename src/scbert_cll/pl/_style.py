@@ -29,6 +29,7 @@ PALETTE: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E0
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED = PALETTE
 GREY, LIGHT = "#6B6B6B", "#C8C8C8"
 SMALL: Final = 6  # points, the smallest text
+WHITE: Final[Look] = {"facecolor": "white", "edgecolor": "none"}  # behind a text
 
 # Backends that write files and have nothing to show
 _FILE_BACKENDS: Final = {"agg", "cairo", "pdf", "pgf", "ps", "svg", "template"}
@@ -187,10 +188,10 @@ def legend(
         axes[0].legend(lines, labels, fontsize=inside)
 
 
-def bar(axes: Axes | list[Axes], image: AxesImage, label: str, **place: Any) -> Colorbar:
+def bar(axes: Axes | list[Axes], image: AxesImage, label: str, **look: Any) -> Colorbar:
     """A colour bar without a frame."""
     first = axes if isinstance(axes, Axes) else axes[0]
-    drawn = figure_of(first).colorbar(image, ax=axes, **place)
+    drawn = figure_of(first).colorbar(image, ax=axes, **look)
     drawn.set_label(label, fontsize=7)
     drawn.ax.tick_params(labelsize=SMALL, length=2)
     drawn.outline.set_visible(False)

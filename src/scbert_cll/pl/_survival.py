@@ -298,7 +298,7 @@ def _column(header: str, cells: list[str], colors: list[str] | None = None) -> V
         TextArea(text, textprops={"fontsize": SMALL, "color": look})
         for text, look in zip([header or " ", *cells], looks, strict=True)
     ]
-    return VPacker(children=[*texts], sep=1.5, pad=0, align="center" if header else "left")
+    return VPacker(children=[*texts], sep=1.5, align="center" if header else "left")
 
 
 def _median(times: np.ndarray) -> str:
@@ -375,8 +375,7 @@ def _test(ax: Axes, text: str, steps: Mapping[str, pd.DataFrame]) -> None:
     points = ax.transData.transform(np.concatenate(paths))
     written = ax.text(0, 0, text, fontsize=SMALL, transform=ax.transAxes, zorder=5)
     written.set_linespacing(1.25)
-    box: _style.Look = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1}
-    written.set_bbox(box)
+    written.set_bbox(_style.WHITE | {"alpha": 0.7, "pad": 1})
     covered = []
     for place in _PLACES:
         written.set(**place)

@@ -12,7 +12,7 @@ from anndata import AnnData
 
 from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll._checks.words import number_in
-from scbert_cll._survival import columns, curves, outcome
+from scbert_cll._survival import curves, outcome
 from scbert_cll._survival.units import Unit
 
 
@@ -139,16 +139,16 @@ def survival(
     adata = outcome.patients(adata)
     _checks.adata.new_key(key_added)
     number_in(min_group, "min_group", 1, np.inf, whole=True)
-    strata = columns.column_names(strata or (), "strata")
-    covariates = columns.column_names(covariates, "covariates")
+    strata = outcome.column_names(strata or (), "strata")
+    covariates = outcome.column_names(covariates, "covariates")
     target = _checks.adata.target(adata, copy=copy)
     clock = time_key, entry_key, competing_key
     keys = outcome.OutcomeKeys(event_key, *clock, tuple(strata))
     ends, attrition = outcome.read(adata, keys, time_unit)
     obs, taken = cast("pd.DataFrame", adata.obs), [*keys.columns, *covariates]
-    group = columns.patient_groups(obs, groupby, taken)
-    order = columns.chosen_groups(group, groupby, groups)
-    clinical = columns.covariates(adata, covariates, keys.columns)
+    group = outcome.patient_groups(obs, groupby, taken)
+    order = outcome.chosen_groups(group, groupby, groups)
+    clinical = outcome.covariates(adata, covariates, keys.columns)
     attrition.require(group.notna(), f"{groupby} is missing")
     attrition.require(group.isin(order), f"another group of {groupby}")
     rows = np.flatnonzero(attrition.included)

@@ -14,9 +14,8 @@ from scbert_cll import _checks
 from scbert_cll._checks.words import choice, key_in, listed, number_in, share
 from scbert_cll._signature import decoupler, weights
 from scbert_cll._signature.weights import Weights
-from scbert_cll._survival.columns import covariates, refuse_outcome
 from scbert_cll._survival.models import design
-from scbert_cll._survival.outcome import Attrition, Outcome, OutcomeKeys
+from scbert_cll._survival.outcome import Attrition, Outcome, OutcomeKeys, covariates, refuse_outcome
 from scbert_cll._survival.units import numbers_of
 from scbert_cll.tl._prognosis.bulk import WEIGHTED, Bulk, unit
 from scbert_cll.tl._prognosis.names import PROLIFERATION, SCORE

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from scbert_cll._checks.words import listed
-from scbert_cll._survival import added_value, power
+from scbert_cll._survival import added_value
 from scbert_cll._survival.models import Fit, concordance, fit, stacked
 from scbert_cll._survival.outcome import Attrition
 from scbert_cll.tl._prognosis import names
@@ -50,8 +50,8 @@ def answers(cohort: Cohort, rng: np.random.Generator) -> dict[str, object]:
         "added_value": gains,
         "null": null,
         "null_tests": tests,
-        "linearity": power.linearity(outcome, score, clinical),
-        "power": power.power(outcome, score.to_numpy(), x, ratio),
+        "linearity": added_value.linearity(outcome, score, clinical),
+        "power": added_value.power(outcome, score.to_numpy(), x, ratio),
         "flow": attrition.table(),
         "genes": cohort.score.genes.rename(index=str),
         "notes": notes,

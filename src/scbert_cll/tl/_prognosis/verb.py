@@ -14,7 +14,6 @@ from scbert_cll._renamed import renamed_arguments
 from scbert_cll._signature.weights import Weights
 from scbert_cll._survival import curves, units
 from scbert_cll._survival import outcome as outcomes
-from scbert_cll._survival.columns import column_names
 from scbert_cll.tl._prognosis.cohort import Cohort, Options, Score, clinical_covariates
 from scbert_cll.tl._prognosis.models import answers
 from scbert_cll.tl._prognosis.report import Prognosis
@@ -178,7 +177,7 @@ def prognosis(
     params = _record.params(locals())
     outcomes.patients(adata)
     _checks.adata.target(adata, copy=False)
-    strata = tuple(column_names(strata, "strata"))
+    strata = tuple(outcomes.column_names(strata, "strata"))
     keys = outcomes.OutcomeKeys(event_key, time_key, entry_key, competing_key, strata)
     columns = [*keys.columns, score_key, *covariates]
     _checks.adata.new_key(key_added, columns, stems=("_score", "_group"))

@@ -1,4 +1,4 @@
-"""pl.donor_agreement: whether each donor gets the call that the measured protein gives."""
+"""pl.confusion and pl.donor_agreement: predicted against observed, of cells and of donors."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.transforms import Bbox, BboxBase
+from sklearn.metrics import confusion_matrix
 
 from scbert_cll import _keys, get
+from scbert_cll._checks import people
 from scbert_cll.pl import _evaluation, _style
 
+_PARTS: Final = ("training cells", "validation cells", "test cells")
+_CELLS: Final = dict(zip(_keys.SPLIT_ORDER, _PARTS, strict=True))
 _SHOWN: Final = 2
 _NAMED_DONORS: Final = 12
 _SAME, _OTHER = (_style.BLUE, "o"), (_style.RED, "D")
@@ -27,6 +31,135 @@ _DISTANCES: Final = (5, 8, 12, 18, 25, 33)
 _PLACES: Final = [(r, r * x, r * y) for r, (x, y) in product(_DISTANCES, _AROUND)]
 _NEAR: Final = 5
 _LOW, _HIGH = -4, 104  # percent, with room for a point at the edge
+
+
+@_style.plot
+def confusion(
+    adata: AnnData,
+    *,
+    labels_key: str = _keys.CD49D,
+    pred_key: str = _keys.PRED,
+    split_key: str = _keys.SPLIT,
+    split: str | None = _keys.TEST,
+    donor_key: str | None = _keys.DONOR,
+    model: str | None = None,
+    key: str = _keys.CV,
+    normalize: bool = True,
+    cmap: str = "cividis",
+    figsize: tuple[float, float] | None = None,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    return_fig: bool = False,
+) -> _style.Drawn:
+    """Draw predicted classes against labels, for cells of held-out donors.
+
+    Each field holds the number of cells and their share of the row, that is of the cells with this
+    label; the shares on the diagonal are the recalls. Cells without a label are left out, and
+    counted in the title.
+
+    Parameters
+    ----------
+    adata
+        Cells × genes with labels and predictions.
+    labels_key
+        `obs` column of the labels.
+    pred_key
+        `obs` column of the predicted classes.
+    split_key
+        `obs` column of the split.
+    split
+        Part to draw. None draws all cells, those trained on among them.
+    donor_key
+        `obs` column of donors, to say in the title how many there are. None says nothing of them.
+    model
+        Model of :func:`scbert_cll.tl.cross_validate` whose out-of-fold predictions to draw: each
+        cell's class by models that have not seen it, the most probable one on average over the
+        repeats. Labels and donors are then those of the cross-validation, all labelled cells are
+        drawn, and `labels_key`, `pred_key`, `split_key`, `split` and `donor_key` are not used.
+    %(key tl.cross_validate)s
+    normalize
+        Colour by the share of the row, and write it; otherwise counts alone.
+    cmap
+        Matplotlib colour map.
+    %(figsize)s
+    %(ax)s
+    %(show)s
+
+    Returns
+    -------
+    %(drawn)s
+
+    Raises
+    ------
+    KeyError
+        A column, or the model, is missing.
+    ValueError
+        No cell of this part has a label.
+    """
+    if model is None:
+        columns = {"labels_key": labels_key, "pred_key": pred_key}
+        table = get.predictions(adata, split_key=split_key, split=split, **columns)
+        donors = None
+        if (donor_key := people.donor_key_of(adata, donor_key)) is not None:
+            donors = people.donors(adata, donor_key, allow_missing=True)
+        how = "training cells among them" if split is None else ""
+    else:
+        table = _evaluation.averaged(adata, model, key).reindex(adata.obs_names)
+        split, donors = None, table.get("donor")
+        how = f"out of fold: {_style.middle_cut(model)}"
+    usable = table["label"].notna() & table["pred"].notna()
+    if not usable.any():
+        raise ValueError(
+            f"None of the {len(table)} {_CELLS.get(split or '', 'cells')} has a label in "
+            f"adata.obs[{labels_key!r}] and a prediction in adata.obs[{pred_key!r}]."
+        )
+    counts = _counts(table[usable])
+    side = 1.3 + 0.48 * max(counts.shape) + 0.04 * max(map(len, counts.columns))
+    [ax] = _style.panels(ax, figsize, (max(3.0, side + 0.6), max(2.4, side)))
+    _matrix(ax, counts, normalize=normalize, cmap=cmap)
+    title = f"{int(usable.sum()):,} {_CELLS.get(split or '', 'cells')}"
+    if donors is not None:
+        n = donors[table.index[usable]].dropna().nunique()
+        title += f" of {n} donor{'s' * (n != 1)}"
+    n_without = int((~usable).sum())
+    without = f"{n_without:,} unlabelled left out" * bool(n_without)
+    ax.set_title("\n".join(filter(None, [title, how, without])))
+    return ax
+
+
+def _counts(table: pd.DataFrame) -> pd.DataFrame:
+    """Cells by label and prediction in the order of the labels, classes only predicted last."""
+    both = [table["label"], table["pred"]]
+    label, pred = map(people.class_names, both)
+    rows, predicted = map(people.class_order, both)
+    order = people.class_order(table["label"], unused=True)
+    columns = [name for name in order if name in rows or name in predicted]
+    columns += [name for name in predicted if name not in order]
+    counts = confusion_matrix(label, pred, labels=columns)
+    return pd.DataFrame(counts, columns, columns).loc[rows]
+
+
+def _matrix(ax: Axes, counts: pd.DataFrame, *, normalize: bool, cmap: str) -> None:
+    """Coloured fields with numbers that can be read on them."""
+    values = counts.to_numpy()
+    share = values / values.sum(axis=1, keepdims=True)
+    shown, most = (share, 1) if normalize else (values, None)
+    image = ax.imshow(shown, cmap=cmap, vmin=0, vmax=most, aspect="auto")
+    for (i, j), n in np.ndenumerate(values):
+        text = f"{n:,}\n{share[i, j]:.0%}" if normalize else f"{n:,}"
+        red, green, blue, _ = image.to_rgba(shown[i, j])
+        color = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
+        ax.text(j, i, text, ha="center", va="center", fontsize=7, color=color)
+    steep = len(counts.columns) > 3 or max(map(len, counts.columns)) > 10
+    names = [_style.shortened(name) for name in counts.columns]
+    turned: _style.Look = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    ax.set_xticks(range(len(names)), names, **turned if steep else {})
+    sums = zip(counts.index, values.sum(axis=1), strict=True)
+    rows = [f"{_style.shortened(name)}\n(n = {n:,})" for name, n in sums]
+    ax.set_yticks(range(len(rows)), rows)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set(xlabel="predicted", ylabel="label")
 
 
 @_style.plot
@@ -88,7 +221,7 @@ def donor_agreement(
     for panel, name in zip(axes, names, strict=True):
         _fields(panel, limit, positive)
         _points(panel, by_model[name])
-        panel.set_title(_title(name, cast("pd.Series", agreement.loc[name])))
+        panel.set_title(_title(name, cast("pd.Series[float]", agreement.loc[name])))
     _style.lay_out(axes[0])  # only now it is known where a name has room
     for panel, name in zip(axes, names, strict=True):
         _names(panel, by_model[name], limit)
@@ -121,7 +254,7 @@ def _points(ax: Axes, donors: pd.DataFrame) -> None:
         ax.scatter(x, y, s=16, marker=marker, color=color, zorder=3)
 
 
-def _title(name: str, agreement: pd.Series) -> str:
+def _title(name: str, agreement: pd.Series[float]) -> str:
     """Agreement in numbers, or why there is none."""
     calls = f"{agreement['n_agree']:.0f}/{agreement['n_donors']:.0f}"
     low, high = 100 * agreement["low"], 100 * agreement["high"]
@@ -158,7 +291,7 @@ def _drawn(ax: Axes, donors: pd.DataFrame, limit: float) -> list[Bbox]:
     return [Bbox(place([start, end])).padded(padding) for start, end, padding in ends]
 
 
-def _name(ax: Axes, row: pd.Series, drawn: list[Bbox], names: list[Bbox]) -> Bbox:
+def _name(ax: Axes, row: pd.Series[float], drawn: list[Bbox], names: list[Bbox]) -> Bbox:
     """Write a donor's name where it covers least without being far away; where it stands."""
     point = float(row["observed"]), float(row["predicted"])
     text = _style.shortened(str(row["donor"]), 12)

@@ -1,19 +1,23 @@
-"""get.gene_attention: attention in each group, beside a reference."""
+"""get.gene_attention and get.signature: lists of genes, the first ones on top."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Literal
+from typing import Final, Literal
 
-import numpy as np
 import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _docs, _keys, _names, _record
 from scbert_cll._checks.words import at_least, choice, key_in
+from scbert_cll._signature.families import FAMILIES
 
 REST = "rest"
+_COLUMNS: Final = (
+    "gene", "sign", "selected", "log2_fc", "error", "low", "high", "t", "p", "q", "coefficient",
+    "agrees", "n_same_sign", "n_left_out", "abundance", "detected", "family",
+)  # fmt: skip
 
 
 @_docs.shared
@@ -86,7 +90,10 @@ def gene_attention(
             "the difference to. Pass sort_by='attention', or run tl.gene_attention with a groupby "
             "of two groups or more."
         )
-    table = table[~_excluded(table.index, exclude)]
+    if isinstance(exclude, str):
+        exclude = [gene for gene in table.index if re.search(exclude, gene)]
+    # names that do not occur are no error, so that one list can serve many data sets
+    table = table[~table.index.isin(list(exclude))]
     n_rows = n_top or len(table)
     parts = [_compare(table, name, reference, sort_by).head(n_rows) for name in groups]
     return pd.concat(parts, ignore_index=True)
@@ -124,21 +131,7 @@ def _groups(
     return groups
 
 
-def _excluded(
-    genes: pd.Index[str], exclude: str | Iterable[str]
-) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Which genes to leave out.
-
-    Names that do not occur are no error, so that one list can serve many data sets.
-    """
-    if isinstance(exclude, str):
-        pattern = re.compile(exclude)
-        matches = [pattern.search(gene) is not None for gene in genes]
-        return np.array(matches, dtype=bool)
-    return genes.isin(list(exclude))
-
-
-def _compare(table: pd.DataFrame, group: str, reference: str, sort_by: str) -> pd.DataFrame:
+def _compare(table: pd.DataFrame, group: str, reference: str, by: str) -> pd.DataFrame:
     """One group's rows, sorted and ranked."""
     other = table.drop(columns=group).mean(axis=1)
     if reference != REST:
@@ -146,6 +139,71 @@ def _compare(table: pd.DataFrame, group: str, reference: str, sort_by: str) -> p
     rows = pd.DataFrame({"attention": table[group], "reference": other})
     rows["difference"] = rows["attention"] - rows["reference"]
     rows = rows.rename_axis("gene").reset_index()
-    rows = rows.sort_values(sort_by, ascending=False, kind="stable", ignore_index=True)
+    rows = rows.sort_values(by, ascending=False, kind="stable", ignore_index=True)
     rows.insert(0, "group", group)
     return rows.assign(rank=range(1, len(rows) + 1))
+
+
+@_docs.shared
+def signature(
+    adata: AnnData,
+    *,
+    key: str = _keys.SIGNATURE,
+    selected: bool = True,
+    drop_families: bool | str | Iterable[str] = False,
+    n_top: int | None = None,
+) -> pd.DataFrame:
+    """Genes of a signature, the clearest first.
+
+    Parameters
+    ----------
+    %(adata_after tl.signature)s
+    key
+        Name under which it wrote.
+    selected
+        Only the genes of the signature; ``False`` lists all genes that were tested.
+    drop_families
+        Leave out genes that differ between donors or cells whatever is asked: a family or families
+        (``"immunoglobulin"``, ``"HLA"``, ``"sex"``, ``"mitochondrial"``, ``"ribosomal"``,
+        ``"marker"``), or ``True`` for all of them.
+    n_top
+        Number of genes. By default all.
+
+    Returns
+    -------
+    A copy of the rows of ``adata.uns[key]["genes"]``, see :func:`scbert_cll.tl.signature` for its
+    columns; without rows if the signature is empty, for the reason in ``adata.uns[key]["reason"]``.
+
+    Raises
+    ------
+    KeyError
+        There is no such result or family.
+    ValueError
+        `n_top` is less than 1.
+
+    Examples
+    --------
+    >>> import scbert_cll as sc_cll
+    >>> adata = sc_cll.datasets.planted_donors(n_genes=100, rng=0)
+    >>> sc_cll.tl.signature(adata, groupby="label")
+    >>> sc_cll.get.signature(adata, n_top=2)[["gene", "sign", "selected"]]
+           gene  sign  selected
+    0  GENE0062     1      True
+    1  GENE0090     1      True
+    """
+    table: pd.DataFrame = _record.read(adata, key, "tl.signature", ["genes"])["genes"]
+    if n_top is not None:
+        at_least(n_top, 1, "n_top")
+    if table.empty:
+        return pd.DataFrame(columns=list(_COLUMNS))
+    if selected:
+        table = table[table["selected"]]
+    if isinstance(drop_families, bool):
+        left_out = (table["family"] != "") & drop_families
+    else:
+        names = [drop_families] if isinstance(drop_families, str) else list(drop_families)
+        for name in names:
+            choice(name, FAMILIES, "drop_families")
+        left_out = table["family"].isin(names)
+    table = table[~left_out]
+    return table.head(n_top or len(table)).reset_index(drop=True)
