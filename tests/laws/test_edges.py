@@ -374,11 +374,12 @@ def test_percentiles_that_leave_the_corrected_gain_out_are_widened_to_it() -> No
     """
     from scbert_cll._survival.added_value import _gain
 
-    found = _gain(0.1, 0.6, [((0.2, 0.5), (0.2, 0.3))] * 20)
-    assert (found.optimism, found.ci_low, found.ci_high) == pytest.approx((0.2, 0.1, 0.3))
-    found = _gain(0.6, 0.6, [((0.2, 0.5), (0.2, 0.3))] * 20)
-    assert (found.ci_low, found.ci_high) == pytest.approx((-0.2, 0.1))
-    few = _gain(0.1, 0.6, [((0.2, 0.5), (0.2, 0.3))] * 19)
+    draw = ({"c": (0.2, 0.5)}, {"c": (0.2, 0.3)})
+    gain = _gain("c", {"c": (0.1, 0.6)}, [draw] * 20)
+    assert (gain.optimism, gain.ci_low, gain.ci_high) == pytest.approx((0.2, 0.1, 0.3))
+    gain = _gain("c", {"c": (0.6, 0.6)}, [draw] * 20)
+    assert (gain.ci_low, gain.ci_high) == pytest.approx((-0.2, 0.1))
+    few = _gain("c", {"c": (0.1, 0.6)}, [draw] * 19)
     assert few.n_bootstrap == 19
     assert np.isnan([few.optimism, few.ci_low, few.ci_high]).all()
 

@@ -152,9 +152,9 @@ def chosen(
     by = by if by in metrics else metrics[0]
     ranked = list(summary.loc[summary["metric"] == by, "model"])
     simple = baselines(adata, key)
-    own = [name for name in ranked if name not in simple]
+    candidates = [name for name in ranked if name not in simple]
     others = [name for name in ranked if name in simple]
-    first = list(dict.fromkeys([*own[:1], *others[:1], *ranked]))[:most]
+    first = list(dict.fromkeys([*candidates[:1], *others[:1], *ranked]))[:most]
     return sorted(first, key=ranked.index)
 
 

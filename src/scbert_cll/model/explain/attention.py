@@ -264,7 +264,8 @@ def attention_layers(
         abundance = pd.Series(counts, adata.var_names).reindex(attention.index)
         expressed = (abundance > 0).to_numpy()
         for layer in range(model.config.n_layers):
-            heads = pd.DataFrame(attention[(group, layer)])[expressed]
+            of_layer = attention.xs((group, layer), axis=1, level=("group", "layer"))
+            heads = pd.DataFrame(of_layer)[expressed]
             for head, values in heads.assign(**{MEAN: heads.mean(axis=1)}).items():
                 r = float(stats.spearmanr(values, abundance[expressed]).statistic)
                 row = {"group": str(group), "layer": layer, "head": str(head)}
