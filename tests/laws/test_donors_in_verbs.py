@@ -335,6 +335,7 @@ ONE_DONOR_FOR_NOW = {
     "tl.finetune",
     "tl.gene_attribution",
     "tl.gene2vec",
+    "pl.confusion",
 }
 
 

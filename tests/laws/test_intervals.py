@@ -155,9 +155,10 @@ def test_gain_of_a_signature(seed: int, n: int, optimism: float) -> None:
     rng = np.random.default_rng(seed)
     base, full = 0.6, 0.6 + rng.exponential(0.1)
     drawn = [
-        ((b, b + g), (b, b + g - optimism * rng.random())) for b, g in rng.exponential(0.1, (n, 2))
+        ({"c": (b, b + g)}, {"c": (b, b + g - optimism * rng.random())})
+        for b, g in rng.exponential(0.1, (n, 2))
     ]
-    found = _gain(base, full, drawn)
+    found = _gain("c", {"c": (base, full)}, drawn)
     assert found.ci_low <= found.delta - found.optimism <= found.ci_high
 
 

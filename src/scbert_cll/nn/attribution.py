@@ -1,9 +1,9 @@
 """Contribution of each token to a cell's logit: by gradients, along a path, by attention rollout.
 
-Leaving tokens out is measured in `model/explain/occlusion.py`. Captum (a test compares the two) has
-the same gate gradient, gradient × input and integrated gradients for whoever brings it the forward
-function; its path holds all its points at once, and it has neither rollout in linear time nor sums
-per gene over cells that differ in their tokens.
+Leaving tokens out is measured in `model/explain/perturbation.py`. Captum (a test compares the two)
+has the same gate gradient, gradient × input and integrated gradients for whoever brings it the
+forward function; its path holds all its points at once, and it has neither rollout in linear time
+nor sums per gene over cells that differ in their tokens.
 
 Everything takes cells as the network does, (tokens, genes, weight), and gives float32 (b, n), one
 number per token. `contrast` (classes,) says which combination of the logits is meant. Cells do not
