@@ -5,6 +5,7 @@ apart, and nothing half-written.
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import re
 import signal
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -656,8 +657,17 @@ def test_a_disk_that_is_clearly_too_small_is_refused_before_writing(
 # --------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def usual_collector() -> Iterator[None]:
+    """Cycles are looked for as often as users' interpreters do, and not as seldom as in tests."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(700, 10, 10)
+    yield
+    gc.set_threshold(*thresholds)
+
+
 @pytest.mark.slow  # starts processes that build
-def test_memory_does_not_grow_with_the_cells(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_cells(tmp_path: Path, usual_collector: None) -> None:
     genes = [f"G{i}" for i in range(100)]
     paths = [on_disk(filled(2000, genes, rng=i), tmp_path / f"m{i}.h5ad") for i in range(8)]
     build(tmp_path, filled())  # what is imported once is not counted
