@@ -68,7 +68,9 @@ def design(frame: pd.DataFrame) -> pd.DataFrame:
             parts.append(values.astype(np.float64).rename(str(name)))
             continue
         categories = values.astype("category").cat.remove_unused_categories()
-        levels = pd.get_dummies(categories, dtype=np.float64).iloc[:, 1:]
+        levels = pd.get_dummies(categories, dtype=np.float64)
+        if levels.shape[1] > 1:  # a single category stays, a constant that a fit refuses
+            levels = levels.iloc[:, 1:]
         parts.append(levels.add_prefix(f"{name}: "))
     return pd.concat(parts, axis=1) if parts else pd.DataFrame(index=frame.index)
 

@@ -458,6 +458,10 @@ def as_r(adata: AnnData) -> None:
     adata.obs["treated"] = adata.obs["treated"] + 1
 
 
+def one_sex(adata: AnnData) -> None:
+    adata.obs["sex"] = pd.Categorical(["female"] * adata.n_obs, ["female", "male"])
+
+
 def nothing(adata: AnnData) -> None:
     """The call itself is the mistake."""
 
@@ -524,6 +528,20 @@ REFUSED: list[tuple[str, Callable[[AnnData], None], dict[str, Any], type[Excepti
         {"covariates": ["IGHV", "IGHV"]},
         ValueError,
         r"named twice: 'IGHV'",
+    ),
+    (
+        "a covariate of one category",
+        one_sex,
+        {"covariates": ["sex"]},
+        ValueError,
+        r"'sex: female' is the same in all 300 patients",
+    ),
+    (
+        "a covariate of one category beside another",
+        one_sex,
+        {"covariates": ["IGHV", "sex"]},
+        ValueError,
+        r"'sex: female' is the same in all 291 patients",
     ),
     (
         "a constant covariate",
