@@ -189,6 +189,7 @@ def test_what_is_written(planted: tuple[AnnData, Any], tmp_path: Path) -> None:
     )
     tidy = sc_cll.get.prognosis(again)
     pd.testing.assert_frame_equal(tidy, report.cox.reset_index(drop=True), check_dtype=False)
+    assert str(type(report).of(again.uns["prognosis"])) == str(report)
 
 
 def test_the_report_never_shows_p_without_that_of_random_sets(planted: tuple[AnnData, Any]) -> None:

@@ -54,7 +54,7 @@ class Prognosis:
     flow: pd.DataFrame
     power: dict[str, float]
     linearity: dict[str, float]
-    params: dict[str, object]
+    params: Mapping[str, Any]
     notes: list[str] = field(default_factory=list)
     auc: pd.DataFrame = field(default_factory=pd.DataFrame)
 
@@ -77,7 +77,9 @@ class Prognosis:
         lost = [f"{row.n_left_out} left out: {row.step}" for row in rows]
         first, last = self.flow.iloc[0], self.flow.iloc[-1]
         least = self.models["events_per_variable"].min()
-        covariates = " in the models with covariates" * bool(self.params["covariates"])
+        covariates = ""
+        if len(self.params["covariates"]):  # an array in a record from disk
+            covariates = " in the models with covariates"
         return (
             f"{first['n']} samples, {last['n']} with {last['n_events']} events{covariates}"
             f"{f' ({"; ".join(lost)})' if lost else ''}; at least {least:.0f} events for each "
