@@ -4,6 +4,8 @@ discrimination gains.
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -318,6 +320,15 @@ def test_few_redraws_give_no_interval() -> None:
     found = gain(100, effect=0.5, seed=0, n_bootstrap=5)
     assert np.isnan([found.ci_low, found.ci_high, found.optimism]).all()
     assert found.delta > 0
+
+
+def test_measures_without_scikit_survival_or_with_a_broken_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "sksurv.metrics", None)
+    named, notes = added_value.measures(simulated(50)[0], 1.0)
+    assert list(named) == ["Harrell C"]
+    assert "pip install 'scbert-cll[uno]'" in " ".join(notes)
 
 
 def test_uno_is_that_of_scikit_survival_and_wants_risk() -> None:

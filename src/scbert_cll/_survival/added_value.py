@@ -129,7 +129,7 @@ def measures(outcome: Outcome, horizon: float | None) -> tuple[Measures, list[st
         why = "Uno's C and AUC(t) know neither delayed entry nor strata and were left out."
         return harrell, [why]
     try:
-        _optional.require("sksurv", _UNO)
+        _optional.optional("sksurv.metrics", _UNO)
     except ImportError as error:
         return harrell, [f"{error}."]
     return harrell | {"Uno C": lambda some, risk: uno(outcome, some, risk, horizon)}, []
