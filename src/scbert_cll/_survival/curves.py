@@ -260,13 +260,16 @@ def _adjusted(
             clinical = models.design(covariates.iloc[chosen[rows]])
             columns = pd.concat([columns, clinical.reset_index(drop=True)], axis=1)
         fits[model] = models.fit(outcome.take(chosen[rows]), columns)
-    n, n_events = len(columns.columns), fits["group + covariates"].outcome.n_events
+    table = models.stacked({model: fit.table() for model, fit in fits.items()}, "model")
+    full = fits["group + covariates"]
+    n, n_events = len(full.coef), full.outcome.n_events
+    if n_events >= _PER_COEFFICIENT * n:
+        return table, []
     note = (
         f"The model with covariates has {n} coefficients and {n_events} events, fewer than "
         f"{_PER_COEFFICIENT} each: its ratios are unstable."
     )
-    table = models.stacked({model: fit.table() for model, fit in fits.items()}, "model")
-    return table, [note] * (n_events < _PER_COEFFICIENT * n)
+    return table, [note]
 
 
 def _early(label: str, counts: pd.DataFrame) -> list[str]:

@@ -133,9 +133,7 @@ def _groups(
 
 def _compare(table: pd.DataFrame, group: str, reference: str, by: str) -> pd.DataFrame:
     """One group's rows, sorted and ranked."""
-    other = table.drop(columns=group).mean(axis=1)
-    if reference != REST:
-        other = table[reference]
+    other = table.drop(columns=group).mean(axis=1) if reference == REST else table[reference]
     rows = pd.DataFrame({"attention": table[group], "reference": other})
     rows["difference"] = rows["attention"] - rows["reference"]
     rows = rows.rename_axis("gene").reset_index()

@@ -232,7 +232,8 @@ def stability(
 
 def _index(ax: Axes, y: int, runs: pd.DataFrame) -> None:
     """One subject: the index with its limits above, and those of the permuted labels below."""
-    actual, (of_labels, of_null, at_95) = runs[runs["run"] == 0].iloc[0], _RUNS
+    of_labels, of_null, at_95 = _RUNS
+    actual = runs[runs["run"] == 0].iloc[0]
     null = runs.loc[runs["run"] > 0, "nogueira"].dropna()
     index = actual["nogueira"]
     error = np.abs([[index - actual["low"]], [actual["high"] - index]])

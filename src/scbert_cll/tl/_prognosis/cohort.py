@@ -56,8 +56,7 @@ class Options:
         for name, expected in lists.items():
             values = getattr(self, name)
             if isinstance(values, str) or not isinstance(values, Iterable):
-                what = f"a list of {expected}; found {values!r}"
-                raise TypeError(f"{name} must be {what}.")
+                raise TypeError(f"{name} must be a list of {expected}; found {values!r}.")
         for time in self.times:
             number_in(time, "Each of times", 0, np.inf)
 
@@ -149,10 +148,16 @@ class Patients:
     proliferation: pd.DataFrame  # one column, or none
 
     @classmethod
-    def of(cls, cohort: Cohort, included: np.ndarray, *columns: pd.DataFrame) -> Patients:
-        """Those who are included; `columns` are covariates and proliferation of all samples."""
+    def of(
+        cls,
+        cohort: Cohort,
+        included: np.ndarray,
+        covariates: pd.DataFrame,
+        proliferation: pd.DataFrame,
+    ) -> Patients:
+        """Those who are included; covariates and proliferation are those of all samples."""
         rows = np.flatnonzero(included)
-        clinical, proliferation = (frame.iloc[rows] for frame in columns)
-        score = cohort.score.values.iloc[rows].to_frame()
         outcome = cohort.outcome.take(rows)
-        return cls(rows, outcome, score, design(clinical), proliferation)
+        score = cohort.score.values.iloc[rows].to_frame()
+        clinical = design(covariates.iloc[rows])
+        return cls(rows, outcome, score, clinical, proliferation.iloc[rows])

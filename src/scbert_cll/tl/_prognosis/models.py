@@ -150,11 +150,13 @@ def _single_gene(cohort: Cohort) -> tuple[pd.Series[float] | None, list[str]]:
 def _models(scored: Patients, complete: Patients, gene: pd.Series[float] | None) -> dict[str, Fit]:
     """Every model by name."""
     outcome, clinical, score = complete.outcome, complete.clinical, complete.score
-    models, full = {SCORE: fit(scored.outcome, scored.score)}, SCORE
+    models = {SCORE: fit(scored.outcome, scored.score)}
+    full = SCORE
     if complete is not scored:
         if len(score) < len(scored.score):
             models[names.COMPLETE] = fit(outcome, score)
-        models[names.CLINICAL], full = fit(outcome, clinical), names.FULL
+        models[names.CLINICAL] = fit(outcome, clinical)
+        full = names.FULL
         models[full] = fit(outcome, pd.concat([clinical, score], axis=1))
     if complete.proliferation.shape[1]:
         columns = pd.concat([clinical, score, complete.proliferation], axis=1)

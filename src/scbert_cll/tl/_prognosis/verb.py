@@ -182,11 +182,20 @@ def prognosis(
     columns = [*keys.columns, score_key, *covariates]
     _checks.adata.new_key(key_added, columns, stems=("_score", "_group"))
     if (signature is None) == (score_key is None):
-        either = "a signature or score_key=, the obs column of a score"
-        raise ValueError(f"Hand over either {either}.")
+        raise ValueError("Hand over either a signature or score_key=, the obs column of a score.")
     times = units.usual_times(time_unit) if times is None else times
-    judged = min_events_per_variable, expected_ratio, times, n_random, n_bootstrap
-    options = Options(method, min_matched, cut, gene, proliferation, *judged)
+    options = Options(
+        method=method,
+        min_matched=min_matched,
+        cut=cut,
+        gene=gene,
+        proliferation=proliferation,
+        min_events_per_variable=min_events_per_variable,
+        expected_ratio=expected_ratio,
+        times=times,
+        n_random=n_random,
+        n_bootstrap=n_bootstrap,
+    )
     generator = np.random.default_rng(rng)
     outcome, attrition = outcomes.read(adata, keys, time_unit)
     clinical = clinical_covariates(adata, covariates, score_key, keys)
