@@ -135,6 +135,16 @@ def test_the_cells_come_along_and_the_input_stays() -> None:
     assert adata.var_names.tolist() == ["A", "B", "C"]
 
 
+def test_the_vocabulary_and_earlier_results_keep_their_names() -> None:
+    vocab = GeneVocab(["A", "B", "C"])
+    a, b = made(["A", "B", "C"]), made(["A", "B", "C"])
+    a.var_names.name, b.var_names.name = "symbol", "gene"
+    first = pp.align_genes(a, vocab)
+    second = pp.align_genes(b, vocab)
+    assert vocab.names.name is None
+    assert (first.var_names.name, second.var_names.name) == ("symbol", "gene")
+
+
 def test_a_view_is_fine() -> None:
     adata = made(["A", "B", "C"])
     aligned = pp.align_genes(adata[1:3], ["C", "A"])

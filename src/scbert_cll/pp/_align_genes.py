@@ -119,10 +119,10 @@ def align_genes(
     matrices, left_out = _matrices(source, columns, is_whole=not len(others))
     if whole is not adata:
         left_out += [name or "X" for name, _ in adata.layers.items()]
-    var = pd.DataFrame({_keys.IN_QUERY: is_matched}, index=vocab.names)
+    index = vocab.names.rename(adata.var_names.name)  # a new one: theirs stays as it is
+    var = pd.DataFrame({_keys.IN_QUERY: is_matched}, index=index)
     x = matrices.pop(None, None)
     aligned = AnnData(x, layers=matrices, var=var, **of_cells(adata))
-    aligned.var_names.name = adata.var_names.name
     for name in left_out:
         aligned.uns.pop(name, None)
     for name in matrices:
