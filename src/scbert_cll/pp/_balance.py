@@ -124,7 +124,7 @@ def balance(
         _checks.adata.target(adata, copy=False)
     seed = int(np.random.default_rng(rng).integers(2**31 - 1))
     new = _resampled(adata, group, method, use_rep, k_neighbors, seed)
-    is_old = np.isin(new.obs_names, group.index[group.isna()])
+    is_old = new.obs_names.isin(group.index[group.isna()])
     n_after = _group_names(new, keys)[~is_old].value_counts()
     table["n_after"] = n_after.reindex(n_before.index).to_numpy()
     _record.write(new, uns={_keys.BALANCE: record})
