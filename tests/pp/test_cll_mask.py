@@ -121,6 +121,12 @@ def test_it_gates_the_simulated_patients():
             KeyError,
             "'CD20', which is in neither markers nor exclude",
         ),
+        (
+            {"CLL": 300, "T": 100},
+            {"thresholds": {"CD3": float("nan")}},
+            ValueError,
+            r"thresholds\['CD3'\] must be a number.*found nan",
+        ),
     ],
 )
 def test_bad_input(n, arguments, error, match):

@@ -11,7 +11,7 @@ from mudata import MuData
 
 from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll._checks.people import DONOR
-from scbert_cll._checks.words import listed
+from scbert_cll._checks.words import listed, number_in
 from scbert_cll._process import same_random_state
 from scbert_cll._protein import cite_seq
 from scbert_cll._protein import names as protein_names
@@ -370,6 +370,8 @@ def cll_mask(
         raise KeyError(
             f"thresholds names {listed(unused)}, which is in neither markers nor exclude."
         )
+    for marker, threshold in given.items():
+        number_in(threshold, f"thresholds[{marker!r}]", -np.inf, np.inf)
     if exclude is None:
         names = list(protein.names)
         present = {m for m in excluded if protein_names.positions(names, m)}
@@ -392,7 +394,8 @@ def cll_mask(
             continue
         else:
             raise ValueError(_one_population(marker, "the cells"))
-        passed &= (levels.level >= used[marker]) == is_wanted
+        is_positive = levels.level >= used[marker]
+        passed &= is_positive if is_wanted else ~is_positive
     mask = pd.Series(passed, index=protein.rna.obs_names, name="+".join(markers))
     mask.attrs["thresholds"] = used
     mask.attrs["proteins"] = {m: str(protein.names[places[m]]) for m in used}
