@@ -126,6 +126,9 @@ def test_names_are_text(tmp_path: Path) -> None:
     seen = written(tmp_path, "seen.csv", "id,patient,t\n1,01005,3\n2,1e3,4\n")
     with pytest.raises(ValueError, match=r"'patient' has 1 of them: sample_key='patient'"):
         datasets.read_cohort(rna, written(tmp_path, "bad.csv", "id,patient\n1,x\n2,1e3\n"))
+    often = "id,site,patient\n1,1e3,01005\n2,1e3,1e3\n3,1e3,x\n4,y,y\n"  # one sample thrice
+    with pytest.raises(ValueError, match=r"'patient' has 2 of them: sample_key='patient'"):
+        datasets.read_cohort(rna, written(tmp_path, "often.csv", often))
     bare = datasets.read_cohort(None, seen)
     assert bare.obs_names.tolist() == ["1", "2"]
     adata = datasets.read_cohort(rna, pd.read_csv(seen, dtype=str), sample_key="patient")

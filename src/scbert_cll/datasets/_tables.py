@@ -48,11 +48,13 @@ def read_tables(
         elif isinstance(source, str | PathLike):
             paths[role] = Path(source)
         else:
+            hint = ""
+            if isinstance(source, AnnData):
+                tables_of = "adata.to_df().T is the expression and adata.obs the clinical table"
+                hint = f" Of an AnnData, {tables_of}."
             kind = type(source).__name__
-            hint = " Of an AnnData, adata.to_df().T is the expression, adata.obs the clinical."
             raise TypeError(
-                f"{role} must be a DataFrame or the path of a table; found {kind}."
-                + hint * (kind == "AnnData")
+                f"{role} must be a DataFrame or the path of a table; found {kind}.{hint}"
             )
     files: list[str] = [path.name for path in paths.values()]
     expected: Any = sha256 or {}
@@ -236,8 +238,8 @@ def check_shared(expression: pd.DataFrame, clinical: pd.DataFrame, key: str) -> 
     samples = expression.index
     if samples.isin(clinical.index).any():
         return
-    in_columns = clinical.astype(str).isin(list(samples))
-    name, n = max(in_columns.sum().items(), key=itemgetter(1), default=("", 0))
+    n_in = {name: int(samples.isin(clinical[name].astype(str)).sum()) for name in clinical}
+    name, n = max(n_in.items(), key=itemgetter(1), default=("", 0))
     hint = "Use the same names in both."
     if expression.columns.isin(clinical.index).any():
         hint = "They are named in the other direction of the expression table: transpose=True "
