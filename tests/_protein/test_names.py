@@ -311,7 +311,7 @@ def test_names_made_unique_as_the_refusal_says():
     assert adata.uns["cd49d"]["params"]["protein"] == "CD19"
 
 
-# -- cells that only one modality has
+# -- names that read alike
 # ----------------------------------------------------------------------------------
 
 

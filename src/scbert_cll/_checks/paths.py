@@ -10,10 +10,10 @@ from typing import Final
 
 from scbert_cll._checks.words import bytes_in_words
 
-# bytes of a text, unpacked (parsed it takes several times that); of one line (60,000 genes as
-# columns take 1 MB); of a file of options
 type FilePath = str | PathLike[str]
 
+# bytes of a text, unpacked (parsed it takes several times that); of one line (60,000 genes as
+# columns take 1 MB); of a file of options
 MOST_TEXT: Final = 10**9
 MOST_LINE: Final = 16 * 10**6
 MOST_OPTIONS: Final = 10**6

@@ -141,13 +141,12 @@ def levels(
     """
     choice(normalize, get_args(Normalize), "normalize")
     x = protein.values[:, [j]].toarray().ravel().astype(np.float64)
-    raw = "give the raw counts, or pass normalize='none' if they are normalised already"
-    problems = [
-        (~np.isfinite(x), "NaN or infinite values", "fill or drop these cells"),
-        (x < 0, "negative values", raw),
-        (x != np.trunc(x), "values that are not whole numbers", raw),
-    ]
-    for is_bad, what, remedy in problems[: 1 if normalize == "none" else 3]:
+    problems = [(~np.isfinite(x), "NaN or infinite values", "fill or drop these cells")]
+    if normalize != "none":
+        raw = "give the raw counts, or pass normalize='none' if they are normalised already"
+        problems.append((x < 0, "negative values", raw))
+        problems.append((x != np.trunc(x), "values that are not whole numbers", raw))
+    for is_bad, what, remedy in problems:
         if is_bad.any():
             i = int(np.flatnonzero(is_bad)[0])
             raise ValueError(

@@ -96,8 +96,15 @@ def read_geo_series(path: str | PathLike[str], *, sha256: str | None = None) -> 
     Outcomes come in any words and units. :func:`~scbert_cll.datasets.read_cohort` takes what was
     read here, and brings them in order::
 
-        geo = read_geo_series(path) adata = read_cohort(geo.to_df().T, geo.obs, time_key="days to
-        treatment", event_key="treated", unit="days", event_values={"yes": 1, "no": 0})
+        geo = read_geo_series(path)
+        adata = read_cohort(
+            geo.to_df().T,
+            geo.obs,
+            time_key="days to treatment",
+            event_key="treated",
+            unit="days",
+            event_values={"yes": 1, "no": 0},
+        )
     """
     path = Path(path)
     digest = _tables.checked_sum(path, sha256)

@@ -18,7 +18,7 @@ from scbert_cll.datasets import _tables
 from scbert_cll.datasets._tables import Meanings, Record, Table, events, word_of
 
 _PATIENT: Final = "patientID"
-_NAMES: Final = {"treatedAfter": "treated", "treatment": "treated_ever"}
+_NAMES: Final = {"treatedAfter": "treated", "treatment": "treated_ever", "pretreat": "pretreated"}
 _TIMES: Final = ("OS", "TTT", "TFT")
 _EVENTS: Final = ("died", "treated", "treated_ever")
 _PROTEIN: Final = ("name", "ensembl_gene_id", "hgnc_symbol")
@@ -182,8 +182,7 @@ def _outcome(
         units.check_unit(time, unit, entry=entry)
     if "competing_key" in columns:
         column = columns["competing_key"]
-        # they are just that, whatever the other's words mean
-        if _tables.are_plain(column):
+        if _tables.are_plain(column):  # 0 and 1 are just that, whatever the other's words mean
             meanings = None
         competing = events(column, keys["competing_key"], meanings)
         one_end(outcome["event_key"], competing)
@@ -354,7 +353,7 @@ def read_mofacll(
 def _patients(table: pd.DataFrame, role: str) -> pd.DataFrame:
     """One row per patient: of the column patientID, or of the first one."""
     table = _tables.named_rows(table, _PATIENT if _PATIENT in table else None, role)
-    return table.rename(columns=_NAMES | {"pretreat": "pretreated"})
+    return table.rename(columns=_NAMES)
 
 
 def _outcome_of_mofacll(seen: pd.DataFrame) -> pd.DataFrame:

@@ -92,7 +92,8 @@ def fit(gate: Gate, levels: Levels) -> Cuts:
             if mixture is None or reasons:
                 bad.append(f"batch {name!r} ({n} cells): {', '.join(reasons)}")
                 continue
-            mixtures[name], margin = mixture, gate.margin or 0.5
+            mixtures[name] = mixture
+            margin = gate.margin or 0.5
             cuts[name] = [mixture.cut(p) for p in (margin, 0.5, 1 - margin)]
     if bad:
         raise ValueError(
