@@ -54,6 +54,26 @@ def test_a_rehearsal_leaves_the_network_and_random_numbers_as_they_were(name, re
     assert all(p.grad is None for p in model.module.parameters())
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"status": "VmHWM:\t  200 kB\nVmRSS:\t  100 kB\n"},
+        {"status": "Name:\tpython\nVmRSS:\t  100 kB\n", "clear_refs": ""},
+    ],
+)
+def test_a_system_that_does_not_tell_how_much_memory_is_used(
+    files, scbert, adata, tmp_path, monkeypatch
+):
+    """Other systems have no such files, and some containers no peak, or none that begins anew."""
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(devices, "_STATUS", tmp_path / "status")
+    plan = PretrainPlan(scbert.module, Pretraining(), 0)
+    step = Rehearsal(plan, token_rows(scbert, adata), np.arange(100), CPU).step()
+    assert (step.n_cells, step.n_bytes) == (4, None)
+
+
 def rehearsal(seconds: float, n_bytes: int | None = 2_000_000_000) -> Step:
     return Step(n_cells=2, n_tokens=2 * 10_000, seconds=seconds, n_bytes=n_bytes)
 

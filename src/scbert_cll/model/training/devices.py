@@ -30,8 +30,17 @@ _CELLS: Final = 4  # of a first rehearsal
 _NO_TIME: Final = 0.2  # seconds
 _STATUS: Final = Path("/proc/self/status")
 _PRECISIONS: Final = (
-    *("32-true", "32", "None", "bf16-mixed", "16-mixed", "bf16-true"),
-    *("16-true", "64-true", "bf16", "16", "64"),
+    "32-true",
+    "32",
+    "None",
+    "bf16-mixed",
+    "16-mixed",
+    "bf16-true",
+    "16-true",
+    "64-true",
+    "bf16",
+    "16",
+    "64",
 )
 
 
@@ -114,11 +123,9 @@ def _enough(devices: Any, kind: str) -> None:
                 f"{devices!r}."
             )
         return
-    numbers = wanted
-    if isinstance(wanted, int):
-        numbers = range(n_here if wanted == -1 else wanted)
-    are_here = set(numbers) <= set(range(n_here))
-    if isinstance(wanted, bool) or not numbers or not are_here:
+    is_number = isinstance(wanted, int)
+    numbers = list(range(n_here if wanted == -1 else wanted)) if is_number else list(wanted)
+    if isinstance(wanted, bool) or not numbers or not set(numbers) <= set(range(n_here)):
         raise ValueError(
             f"devices={devices!r} asks for GPUs that are not here: there "
             f"{'is' if n_here == 1 else 'are'} {n_here}."
@@ -142,8 +149,7 @@ def _can_compute(precision: Any, kind: str) -> None:
             f'{torch.cuda.get_device_name()} has not; take "16-mixed".'
         )
     if name.startswith("64") and kind == "mps":
-        why = "is not for GPUs of Apple; leave precision out"
-        raise ValueError(f"precision={precision!r} {why}.")
+        raise ValueError(f"precision={precision!r} is not for GPUs of Apple; leave precision out.")
 
 
 class Plan(Protocol):
@@ -292,8 +298,11 @@ def _memory(device: torch.device, *, start: bool = False) -> int | None:
             torch.cuda.reset_peak_memory_stats(device)
             return int(torch.cuda.memory_allocated(device))
         return int(torch.cuda.max_memory_allocated(device))
-    if start and _STATUS.exists():
-        (_STATUS.parent / "clear_refs").write_text("5")
+    clear_refs = _STATUS.parent / "clear_refs"
+    if not clear_refs.exists():
+        return None
+    if start:
+        clear_refs.write_text("5")
     return _of_linux(_STATUS, "VmRSS" if start else "VmHWM")
 
 
@@ -308,7 +317,7 @@ def _of_linux(path: Path, field: str) -> int | None:
     if not path.exists():
         return None
     _, _, rest = path.read_text().partition(f"{field}:")
-    return 1024 * int(rest.split()[0])
+    return 1024 * int(rest.split()[0]) if rest else None
 
 
 def _duration(seconds: float) -> str:
