@@ -10,7 +10,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -92,8 +92,10 @@ def hub_metadata(class_name: str) -> Json:
     """What scvi-tools' HubModel reads of a folder, to know whose `load` it calls."""
     from scvi.hub import HubMetadata  # imports much that nobody else needs
 
-    metadata = HubMetadata(SCVI_VERSION, version("anndata"), class_name)
-    return asdict(replace(metadata, model_parent_module="scbert_cll.model"))
+    metadata = HubMetadata(
+        SCVI_VERSION, version("anndata"), class_name, model_parent_module="scbert_cll.model"
+    )
+    return asdict(metadata)
 
 
 def train_scvi(adata: AnnData, *, max_epochs: int | None, seed: int) -> SCVI:

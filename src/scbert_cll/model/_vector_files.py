@@ -46,8 +46,7 @@ def read_vectors(vectors: Any) -> pd.DataFrame:
     values: pd.DataFrame = table.astype(np.float32)
     bad = values.index[~np.isfinite(values.to_numpy()).all(axis=1)]
     if len(bad):
-        genes = f"{len(bad)} genes: {listed(bad)}"
-        raise ValueError(f"vectors has non-finite values for {genes}.")
+        raise ValueError(f"vectors has non-finite values for {len(bad)} genes: {listed(bad)}.")
     return values
 
 
@@ -81,8 +80,7 @@ def _read_npy(path: Path, names: str | PathLike[str] | Sequence[str]) -> pd.Data
     if not isinstance(values, np.ndarray):
         raise ValueError("it holds several arrays, as .npz does")
     if values.ndim != 2 or len(values) != len(genes):
-        n = len(genes)
-        raise ValueError(f"its shape is {values.shape}, and there are {n} gene names")
+        raise ValueError(f"its shape is {values.shape}, and there are {len(genes)} gene names")
     return pd.DataFrame(np.array(values), index=genes)
 
 

@@ -22,8 +22,10 @@ from scbert_cll.model.training.devices import enough_memory
 
 Reduce = Literal["mean", "layers", "heads"]
 _LEVELS: Final[dict[str, tuple[str, ...]]] = {
-    "mean": (), "layers": ("layer",), "heads": ("layer", "head"),
-}  # fmt: skip
+    "mean": (),
+    "layers": ("layer",),
+    "heads": ("layer", "head"),
+}
 
 MEAN: Final = "mean"  # in the place of a head: of all heads of a layer
 

@@ -134,7 +134,8 @@ def _effects(
         return attribution.gradient_input(network, cells, contrast), None
     if method == "rollout":
         return attribution.rollout(network, cells), None
-    return attribution.integrated_gradients(network, cells, contrast, n_steps)[::2]
+    values, _, error = attribution.integrated_gradients(network, cells, contrast, n_steps)
+    return values, error
 
 
 def held_out_auroc(

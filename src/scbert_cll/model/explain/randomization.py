@@ -14,8 +14,10 @@ from scbert_cll.model.training.options import as_seed, choices
 
 Part = Literal["head", "blocks", "all"]
 _PARTS: Final[dict[str, tuple[str, ...]]] = {
-    "head": ("head.",), "blocks": ("head.", "norm.", "blocks."), "all": ("",),
-}  # fmt: skip
+    "head": ("head.",),
+    "blocks": ("head.", "norm.", "blocks."),
+    "all": ("",),
+}
 # sets the draw apart from that of a classifier made with the same seed
 _OTHER: Final = 1810
 _GENES: Final = "gene_embedding."

@@ -83,8 +83,7 @@ class Examples(NamedTuple):
     def loss(self, train: np.ndarray, val: np.ndarray, strength: float) -> float:
         """Weighted log-loss of rows that are left out."""
         proba = self.fitted(train, strength).proba(self.tokens[val])
-        y, weights, labels = self.codes[val], self.weights[val], self.codes[train]
-        labels = np.unique(labels)
+        y, weights, labels = self.codes[val], self.weights[val], np.unique(self.codes[train])
         return float(log_loss(y, proba, labels=labels, sample_weight=weights))
 
 

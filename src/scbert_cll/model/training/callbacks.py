@@ -29,8 +29,13 @@ from scbert_cll.nn import Performer
 
 # what a training changes besides the network
 _STATE: Final = (
-    *("is_trained_", "history_", "kept_epoch_", "n_threads_"),
-    *("linear_", "combine", "not_donors_"),
+    "is_trained_",
+    "history_",
+    "kept_epoch_",
+    "n_threads_",
+    "linear_",
+    "combine",
+    "not_donors_",
 )
 _NEVER: Final = 2**62  # a step that is not reached
 _EVERY: Final = 50  # steps between two looks at what a GPU, or other processes, found
@@ -161,14 +166,17 @@ def diverged(
 ) -> DivergedError:
     """Where a training went wrong after `past` epochs of others, what is left, and what to do."""
     lr, epoch = options.lr, past + place.epoch + 1
-    which = f"epoch {kept_epoch}, the best of those before it"
-    left = f"The model has the weights of {which}"
+    left = f"The model has the weights of epoch {kept_epoch}, the best of those before it"
     if kept_epoch is None:
-        left = "There is no good epoch before it, and the model has the weights from before this "
-        left += "training"
+        left = (
+            "There is no good epoch before it, and the model has the weights from before this "
+            "training"
+        )
     elif kept_epoch == 0:
-        left = "No epoch before it was better than the logistic regression alone, which is what "
-        left += "the model has"
+        left = (
+            "No epoch before it was better than the logistic regression alone, which is what the "
+            "model has"
+        )
     remedies = ["a smaller lr=" + f" (the default is {Fit.lr:g})" * (lr > Fit.lr)]
     if not options.trainer.get("gradient_clip_val"):
         remedies.append("gradient_clip_val=1.0")

@@ -49,11 +49,15 @@ PRESETS: Final[Mapping[str, Json]] = {
 _DERIVED: Final = {"n_genes", "n_bins", "n_classes"}
 _NETWORK: Final = [f.name for f in fields(Config) if f.name not in _DERIVED]
 _WORDS: Final = {name: get_args(kind) for name, kind in get_type_hints(Config).items()}
-_FROM_ONE: Final = (
-    *("n_hidden", "n_layers", "n_heads"),
-    *("dim_head", "n_feedforward", "n_background"),
-)
-_LEAST: Final = {"n_random_features": 0, **dict.fromkeys(_FROM_ONE, 1)}  # of numbers
+_LEAST: Final = {  # of numbers
+    "n_hidden": 1,
+    "n_layers": 1,
+    "n_heads": 1,
+    "dim_head": 1,
+    "n_random_features": 0,
+    "n_feedforward": 1,
+    "n_background": 1,
+}
 
 Logging = str | Logger | None
 BatchSize = int | Literal["auto"]

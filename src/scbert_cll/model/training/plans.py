@@ -80,7 +80,9 @@ class Plan(L.LightningModule):
         These are train_loss, validation_loss, NAME_train, NAME_validation. Those of training are
         kept here, not by Lightning, so that a run which was interrupted goes on with them.
         """
-        for metric, value in values.items() if n else ():
+        if not n:
+            return
+        for metric, value in values.items():
             name = f"{stage}_loss" if metric == "loss" else f"{metric}_{stage}"
             if stage == "train":
                 mean = value.detach()
