@@ -349,6 +349,15 @@ def test_no_path_of_the_machine_is_published(path, adata, hub):
     assert not hub.private
 
 
+def test_what_an_evaluation_would_publish_is_named(classifier, evaluated, tmp_path):
+    params = evaluated["params"] | {"baselines": ["majority", "/home/me/old"]}
+    with pytest.raises(
+        ValueError, match=r"card of .* would publish paths of this machine: 'evaluation.baselines'"
+    ):
+        classifier.save_for_hub(tmp_path / "m", evaluation=evaluated | {"params": params})
+    assert not (tmp_path / "m").exists()
+
+
 def test_without_the_library_it_says_how_to_get_it(scbert, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     for ask in (

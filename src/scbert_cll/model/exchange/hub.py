@@ -85,9 +85,8 @@ def save_for_hub(
     if evaluation is not None:
         _refuse_other_evaluation(evaluation, (model.labels or {}).get("classes"))
         params = evaluation["params"]
-        for key in _NAMED:
-            named[key] = [str(one) for one in np.ravel(params.get(key, ()))]
-        named["unit"] = str(evaluation["unit"])
+        names = {key: [str(one) for one in np.ravel(params.get(key, ()))] for key in _NAMED}
+        named["evaluation"] = {**names, "unit": str(evaluation["unit"])}
     if repo_id is not None and not _REPOSITORY.fullmatch(repo_id):
         raise ValueError(
             f'repo_id must be "org/name", in letters, digits and . _ -; found {repo_id!r}.'
