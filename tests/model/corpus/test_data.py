@@ -187,6 +187,7 @@ def test_a_corpus_of_raw_counts_is_binned_as_it_is_read(tmp_path, data, in_memor
     window = next(raw.inference_dataloader())
     expected = in_memory[raw.names("train")[: window.adata.n_obs]].layers["binned"].toarray()
     np.testing.assert_array_equal(window.adata.layers["binned"].toarray(), expected)
+    assert (len(raw.names("val")), raw.names("val").dtype) == (0, object)
 
 
 def test_a_sample_comes_with_all_columns(data):

@@ -82,7 +82,7 @@ class Reader:
 
     def obs(self, columns: Sequence[str]) -> pd.DataFrame:
         """Columns of `obs` of all cells."""
-        frames = [pd.DataFrame(columns=list(columns))]
+        frames = [pd.DataFrame(columns=list(columns), index=pd.Index([], dtype=object))]
         for group in self._groups():
             obs: Any = group["obs"]
             names = np.asarray(read_elem(obs[obs.attrs["_index"]]), dtype=object)
