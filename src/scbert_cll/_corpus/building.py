@@ -172,7 +172,8 @@ class Building:
         except UNREADABLE as error:
             is_key = isinstance(error, KeyError) and error.args
             reason = " ".join(str(error.args[0] if is_key else error).split())
-            scanned = Scan({**head, "reason": reason}, *[np.zeros(0, np.int32)] * 3)
+            nothing = np.zeros(0, np.int32)
+            scanned = Scan({**head, "reason": reason}, nothing, nothing, nothing)
         left_overs.write_kept(note, scanned.arrays, scanned.record, call)
         return self._noted(note, call) or scanned
 

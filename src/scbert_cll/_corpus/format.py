@@ -40,10 +40,10 @@ _WRITERS: Final = ("anndata", "annbatch", "zarr", "numpy", "scipy", "pandas")
 FORMAT: Final = Format(
     "scbert_cll corpus",
     "a corpus",
-    2,
-    2,  # the manifest has a checksum of itself
-    _WRITERS,
-    Keys(
+    version=2,
+    sealed=2,
+    writers=_WRITERS,
+    kinds=Keys(
         {
             "format_version": int,
             "sha256": _LISTED,
@@ -54,7 +54,7 @@ FORMAT: Final = Format(
             "sources": [Keys({"file": str})],
         }
     ),
-    "Restore it from a copy, or build it again.",
+    remedy="Restore it from a copy, or build it again.",
 )
 
 

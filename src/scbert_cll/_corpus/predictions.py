@@ -219,7 +219,7 @@ class Store:
             dtype = pd.Categorical.from_codes([], pd.Index(kinds)).codes.dtype
             rows = self.window if name in prediction else _NAMES_PER_CHUNK
             self._lay_array(f"{path}/codes", str(dtype), -1, rows)
-        for name in set(columns).difference(groups):
+        for name in [name for name in columns if name not in groups]:
             path = f"obs/{_names.key(name)}"
             self._lay_array(path, "float64", np.nan, _NAMES_PER_CHUNK)
         for path in results.numbers:

@@ -32,8 +32,13 @@ _FEWEST_VALUES, _MOST_VALUES = 2**12, 2**21
 _SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]*)?) *([KMGT]?)I?B?", re.IGNORECASE)
 # parameters of a scan, by their names here, and those of what comes after
 _READING: Final = (
-    *("min_matched", "min_genes", "modality", "cells"),
-    *("layer", "donor_key", "obs_columns"),
+    "min_matched",
+    "min_genes",
+    "modality",
+    "cells",
+    "layer",
+    "donor_key",
+    "obs_columns",
 )
 _DEALING: Final = ("val_fraction", "val_donors", "on_error", "rng", "memory")
 _STEP: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}

@@ -66,8 +66,8 @@ def size_and_time(path: Path) -> tuple[int, int]:
 
 def digest(value: object) -> str:
     """Checksum of plain values, whatever the order of their keys."""
-    form: Any = {"sort_keys": True, "separators": (",", ":"), "allow_nan": False}
-    return hashlib.sha256(json.dumps(plain(value), **form).encode()).hexdigest()
+    text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def plain(value: Any) -> Any:

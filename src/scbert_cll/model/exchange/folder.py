@@ -47,14 +47,14 @@ _JOINED: Final = Keys({"combine": _COMBINE, "strength": NUMBER})
 _LABELS_KINDS: Final = Keys({"labels_key": str, "classes": [str]})
 _PARAMS: Final = Keys({"n_bins": int})
 _BINNING: Final = Keys({"params": _PARAMS}, {"edges": Maybe([NUMBER])})
-_WRITERS: Final = ("scvi-tools", "torch", "safetensors", "numpy", "pandas")
+_WRITERS: Final = ("scvi-tools", "torch", "safetensors", "numpy", "pandas", "scikit-learn")
 _CONFIG: Final = Format(
     FORMAT,
     "a model folder",
-    FORMAT_VERSION,
-    4,
-    (*_WRITERS, "scikit-learn"),
-    Keys(
+    version=FORMAT_VERSION,
+    sealed=4,
+    writers=_WRITERS,
+    kinds=Keys(
         {
             "format_version": int,
             "sha256": Each(str, "|".join(map(re.escape, sorted({*FILES} - {CONFIG})))),
@@ -66,7 +66,7 @@ _CONFIG: Final = Format(
         },
         {"kept_epoch": Maybe(int), "joined": Maybe(_JOINED)},
     ),
-    REMEDY,
+    remedy=REMEDY,
 )
 # the first version whose arrays are sure to lie in the order they are read in
 ORDERED: Final = 3

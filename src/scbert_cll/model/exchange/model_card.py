@@ -29,8 +29,12 @@ _TEXTS: Final = "model_card.yaml"  # of all that the page says
 _MARKER: Final = "ITGA4"  # the gene of CD49d
 _N_GENES: Final = 8  # that are named
 _TAGS: Final = (
-    *("biology", "genomics", "single-cell", "scRNA-seq"),
-    *("chronic-lymphocytic-leukemia", "scverse"),
+    "biology",
+    "genomics",
+    "single-cell",
+    "scRNA-seq",
+    "chronic-lymphocytic-leukemia",
+    "scverse",
 )
 # scvi-tools' hub looks for them
 _SCVI_TAGS: Final = {"scvi": "scvi-tools", "anndata": "anndata"}
@@ -52,10 +56,9 @@ def model_card(
     is_learned = isinstance(model.binning["edges"], pd.DataFrame)
     # excluded genes are in the totals of its cells
     hidden = "[*model.genes, *model.registry['setup_args']['exclude_genes']]"
-    names = {
-        key: _code([value] if isinstance(value, str) else value)
-        for key, value in (labels or {}).items()
-    }
+    names = {}
+    if labels is not None:
+        names = {"labels_key": _code([labels["labels_key"]]), "classes": _code(labels["classes"])}
     return _filled(
         "page",
         front_matter=_front_matter(kind, name, evaluation, licence),

@@ -23,7 +23,7 @@ _OWN: Final = ("adata", "labels_key", "revision", "token", "accelerator", "rng")
 
 
 def refuse_changes(model: Classifier, folder: Path, labels_key: str | None, network: Json) -> None:
-    """Load a classifier that somebody trained."""
+    """Refuse another network or other labels for a classifier that somebody trained."""
     if network:
         raise TypeError(
             f"{folder} holds a classifier, whose network is as it is: leave out {listed(network)}."

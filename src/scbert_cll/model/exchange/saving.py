@@ -104,7 +104,9 @@ def load[M: Network](
 
 
 def _as_saved(config: Config, saved: folder.Saved, place: object) -> None:
-    """Every size of the network is that of the weights.
+    """Every size of the network is that of the weights, before a network is made.
+
+    A folder of 100 kB may ask for any number of layers.
 
     Raises
     ------

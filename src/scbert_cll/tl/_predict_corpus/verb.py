@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -225,9 +225,14 @@ class _Work:
                 shard.note()
             n = self.n_cells
             n_cells = [min(size, n - window * size) for window in shard.windows]
-            shown: Any = {"disable": None, "desc": "Predicting", "unit": "cell"}
-            shown |= {"unit_scale": True, "initial": sum(n_cells[: shard.n_done])}
-            with Bar(total=sum(n_cells), **shown) as bar:
+            with Bar(
+                total=sum(n_cells),
+                initial=sum(n_cells[: shard.n_done]),
+                desc="Predicting",
+                unit="cell",
+                unit_scale=True,
+                disable=None,
+            ) as bar:
                 for window in shard.windows[shard.n_done :]:
                     with self.disk(sum(n_cells[shard.n_done :])):
                         shard.add(*self._window(window))
@@ -262,12 +267,12 @@ class _Work:
     def _codes(self, part: str, start: int, stop: int, row: int) -> np.ndarray:
         """Which group each of some cells is of, -1 for none."""
         job, groupby = self.job, str(self.job.groupby)
-        # of a column of groups the store has the codes
-        if job.data.corpus.obs_columns.get(groupby, []) is not None:
-            codes = self.store.group[f"obs/{_names.key(groupby)}/codes"]
-            return np.asarray(codes[row : row + stop - start])
-        names = people.class_names(job.data.obs(part, groupby).iloc[start:stop])
-        return np.asarray(pd.Categorical(names, categories=job.groups).codes)
+        columns = job.data.corpus.obs_columns
+        if groupby in columns and columns[groupby] is None:  # a column of numbers
+            names = people.class_names(job.data.obs(part, groupby).iloc[start:stop])
+            return np.asarray(pd.Categorical(names, categories=job.groups).codes)
+        codes = self.store.group[f"obs/{_names.key(groupby)}/codes"]
+        return np.asarray(codes[row : row + stop - start])
 
     def _files(self, shards: list[Shard]) -> list[str]:
         """Every file of results.
