@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -35,9 +34,7 @@ def read(source: GeneSets) -> dict[str, list[str]]:
             "Gene sets are a mapping from a name to genes, the path of a .gmt file, or a DataFrame "
             f"with the columns 'source' and 'target'; found {type(source).__name__}."
         )
-    _check_sets(source, "The mapping of gene sets")
-    sets = source.items()
-    return {str(name): list(dict.fromkeys(map(str, genes))) for name, genes in sets}
+    return _lists(source, "The mapping of gene sets")
 
 
 def read_gmt(path: Path) -> dict[str, list[str]]:
@@ -53,13 +50,12 @@ def read_gmt(path: Path) -> dict[str, list[str]]:
     if len(repeated := names[names.duplicated()].unique()):
         twice = listed(repeated)
         raise ValueError(f"{path} has sets of the same name: {twice}; rename them.")
-    sets = {name: list(filter(None, dict.fromkeys(genes))) for name, _, *genes in lines}
-    _check_sets(sets, str(path))
-    return sets
+    sets = {name: list(filter(None, genes)) for name, _, *genes in lines}
+    return _lists(sets, str(path))
 
 
-def _check_sets(sets: Mapping[str, Any], where: str) -> None:
-    """At least one set, each with genes."""
+def _lists(sets: Mapping[str, Iterable[str]], where: str) -> dict[str, list[str]]:
+    """Genes of each set, once; refused without a set, or with one that has no genes."""
     if not sets:
         raise ValueError(f"{where} holds no gene set.")
     no_lists = [name for name in sets if not pd.api.types.is_list_like(sets[name])]
@@ -68,9 +64,10 @@ def _check_sets(sets: Mapping[str, Any], where: str) -> None:
             f"{where} must give a list of genes for every set; found something else for "
             f"{listed(no_lists)}."
         )
-    if empty := [name for name, genes in sets.items() if not len(list(genes))]:
-        what = f"sets without a gene: {listed(empty)}"
-        raise ValueError(f"{where} has {what}; remove them.")
+    lists = {str(name): list(dict.fromkeys(map(str, genes))) for name, genes in sets.items()}
+    if empty := [name for name, genes in lists.items() if not genes]:
+        raise ValueError(f"{where} has sets without a gene: {listed(empty)}; remove them.")
+    return lists
 
 
 def check_gmt_genes(genes: Iterable[str]) -> None:

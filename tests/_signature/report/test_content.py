@@ -11,8 +11,7 @@ import pytest
 from scipy import stats
 
 from scbert_cll._signature import gene_sets
-from scbert_cll._signature.report import content as report_reference
-from scbert_cll._signature.report.content import over_representation
+from scbert_cll._signature.report.content import over_representation, recovery, reference_genes
 
 UNIVERSE = [f"G{i:03d}" for i in range(200)]
 SETS = {
@@ -115,6 +114,12 @@ def test_all_forms_of_sets_are_the_same(gmt, tmp_path) -> None:
         assert gene_sets.read(source) == expected
 
 
+def test_genes_that_can_be_read_only_once_are_all_there() -> None:
+    assert gene_sets.read({"A": (gene for gene in ["G1", "G2"])}) == {"A": ["G1", "G2"]}
+    with pytest.raises(ValueError, match="sets without a gene: 'B'; remove them"):
+        gene_sets.read({"A": ["G1"], "B": iter([])})
+
+
 @pytest.mark.parametrize(
     ("source", "error", "sentence"),
     [
@@ -166,7 +171,7 @@ def test_the_hallmark_sets_are_read_as_decoupler_reads_them(shared_file) -> None
 
 
 def test_reference_genes_each_have_a_tier_a_direction_and_evidence() -> None:
-    genes = report_reference.reference_genes()
+    genes = reference_genes()
     assert genes["gene"].is_unique
     assert list(genes.columns) == ["gene", "tier", "direction", "evidence"]
     assert set(genes["tier"]) == {"T1", "T2", "T3", "contamination"}
@@ -190,7 +195,7 @@ def test_recovery_is_the_area_under_the_curve() -> None:
         rng.integers(0, 9, 120).astype(float), [f"G{i}" for i in range(120)]
     )  # with ties
     wanted = ranking.index[::7]
-    found = report_reference.recovery(ranking, [*wanted, "elsewhere"], rng=0)
+    found = recovery(ranking, [*wanted, "elsewhere"], rng=0)
     hit = ranking.index.isin(wanted)
     u = stats.mannwhitneyu(ranking[hit], ranking[~hit], alternative="greater", method="asymptotic")
     assert found.n == len(wanted)
@@ -200,24 +205,24 @@ def test_recovery_is_the_area_under_the_curve() -> None:
 
 def test_recovery_at_the_top_at_the_bottom_and_by_chance() -> None:
     ranking = pd.Series(np.arange(100.0), [f"G{i}" for i in range(100)])
-    assert report_reference.recovery(ranking, ranking.index[-5:], 99) == (1.0, 0.01, 5)
-    assert report_reference.recovery(ranking, ranking.index[:5], 99) == (0.0, 1.0, 5)
+    assert recovery(ranking, ranking.index[-5:], 99) == (1.0, 0.01, 5)
+    assert recovery(ranking, ranking.index[:5], 99) == (0.0, 1.0, 5)
     rng = np.random.default_rng(0)
     p = [
-        report_reference.recovery(ranking, rng.choice(ranking.index, 5, replace=False), 99, rng).p
+        recovery(ranking, rng.choice(ranking.index, 5, replace=False), 99, rng).p
         for _ in range(200)
     ]
     assert 0.4 < np.mean(p) < 0.6
-    assert report_reference.recovery(
+    assert recovery(ranking, ranking.index[40:45], rng=3) == recovery(
         ranking, ranking.index[40:45], rng=3
-    ) == report_reference.recovery(ranking, ranking.index[40:45], rng=3)
+    )
 
 
 def test_genes_without_a_score_are_not_ranked_and_no_gene_gives_no_area() -> None:
     ranking = pd.Series([3.0, 2.0, 1.0, np.nan], list("ABCD"))
-    assert report_reference.recovery(ranking, ["A", "D"], 10)[::2] == (1.0, 1)
+    assert recovery(ranking, ["A", "D"], 10)[::2] == (1.0, 1)
     for wanted, n in ((["X"], 0), (list("ABC"), 3)):
-        found = report_reference.recovery(ranking, wanted)
+        found = recovery(ranking, wanted)
         assert np.isnan(found.auroc)
         assert np.isnan(found.p)
         assert found.n == n
