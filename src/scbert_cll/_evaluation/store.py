@@ -57,7 +57,7 @@ class FoldStore:
         if self.folder is None:
             return None
         stored = read_kept(self._path(name, fingerprint), digest([name, fingerprint]))
-        return stored and Done(stored[1]["proba"], stored[0]["seconds"])
+        return None if stored is None else Done(stored[1]["proba"], stored[0]["seconds"])
 
     def save(self, name: str, fingerprint: str, done: Done) -> None:
         """Write aside, read back and rename, so that a file is whole or not there."""

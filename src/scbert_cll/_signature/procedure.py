@@ -76,8 +76,7 @@ def find(data: PseudobulkData) -> Signature:
     facts |= {"df": float(test.df), "df_prior": float(min(test.df_prior, 1e6))}
     if not table["selected"].any():
         reason = _none_selected(table, alpha)
-    table = table.sort_values(["q", "p"], kind="stable")
-    table = table.sort_values("selected", ascending=False, kind="stable")
+    table = table.sort_values(["selected", "q", "p"], ascending=[False, True, True])
     return Signature(table.reset_index(drop=True), reason, facts)
 
 

@@ -61,8 +61,9 @@ def _values(source: Any) -> pd.Series:
     if isinstance(source, pd.Series) and pd.api.types.is_numeric_dtype(source):
         return source  # weights under the names of genes; of text, the genes are the values
     if not isinstance(source, Iterable):
-        hint = " Of an object that holds one, pass get.signature(adata)."
-        hint *= isinstance(source, AnnData)
+        hint = ""
+        if isinstance(source, AnnData):
+            hint = " Of an object that holds one, pass get.signature(adata)."
         raise TypeError(
             "A signature is a DataFrame, a mapping from genes to weights, a list of genes or the "
             f"path of a .gmt file; found {type(source).__name__}.{hint}"

@@ -176,10 +176,11 @@ def leakage_audit(
         label = _checks.adata.obs_column(adata, labels_key)
         _checks.adata.classes(label, labels_key)
     matrix = _checks.counts.matrix(adata, layer)
-    whole = _checks.counts.nearly_whole(matrix.data)
-    if whole is not None and not _checks.counts.are_whole(matrix.data):
-        arrays = (whole, matrix.indices, matrix.indptr)
-        matrix = sparse.csr_matrix(arrays, shape=matrix.shape)
+    if not _checks.counts.are_whole(matrix.data):
+        whole = _checks.counts.nearly_whole(matrix.data)
+        if whole is not None:
+            arrays = (whole, matrix.indices, matrix.indptr)
+            matrix = sparse.csr_matrix(arrays, shape=matrix.shape)
     _checks.adata.no_empty_cells(matrix.sum(axis=1).A1, adata, slot_name(layer))
 
     generator = np.random.default_rng(rng)

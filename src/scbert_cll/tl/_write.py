@@ -48,9 +48,10 @@ class Slots(NamedTuple):
     def of(cls, key: str = _keys.SCBERT) -> Self:
         """All names; by default that of the logistic regression has no prefix."""
         prefix = "" if key == _keys.SCBERT else f"{key}_"
-        parts = "pretrain", "predict", "pred", "score", "proba"
-        names = (f"{key}_{part}" for part in parts)
-        return cls(key, f"{prefix}{_keys.LINEAR_PROBA}", f"X_{key}", *names)
+        parts: tuple[_keys.Part, ...] = ("pred", "score", "proba")
+        beside = (_keys.beside(key, part) for part in parts)
+        models = f"{key}_pretrain", f"{key}_predict"
+        return cls(key, f"{prefix}{_keys.LINEAR_PROBA}", f"X_{key}", *models, *beside)
 
     def check(self, tokens: str, obs: Columns = _NONE, obsm: Columns = _NONE) -> None:
         """Refuse a name that no file holds, or under which something is that is read here."""

@@ -237,7 +237,7 @@ def gap(scores: pd.DataFrame) -> Finding:
     honest = score["C" if by_donor else "B"]
     excess = float(score["A"] - honest)
     of_cells = float(score["B"] - honest)
-    by_cell = f", splitting cells instead of donors {of_cells:+.2f}" * bool(by_donor)
+    by_cell = f", splitting cells instead of donors {of_cells:+.2f}" if by_donor else ""
     leaks = max(excess, of_cells) > 0.05
     warning = "Do not believe a score that was made so. " if leaks else ""
     meaning = (

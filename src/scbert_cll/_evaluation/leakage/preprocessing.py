@@ -81,7 +81,7 @@ def components(values: object, cells: Fitted) -> Finding:
 
 def scaled(values: Matrix | None, cells: Fitted) -> Finding:
     """So is a matrix that `sc.pp.scale` made; without negative values it was not made so."""
-    centred = None if values is None or values.min() >= 0 else values
+    centred = values if values is not None and values.min() < 0 else None
     remedy = (
         "Take mean and deviation of the training cells before X serves as input (the models here "
         "read tokens)"

@@ -114,7 +114,9 @@ def _in_sets(subject: str, table: pd.DataFrame) -> Criterion:
     There is no rule, since a programme may well be one of them.
     """
     clear = table.loc[table["q"] < criteria.LEVEL, "set"].tolist()
-    note = ", ".join(clear[:3]) + f" and {len(clear) - 3} more" * (len(clear) > 3)
+    note = ", ".join(clear[:3])
+    if len(clear) > 3:
+        note += f" and {len(clear) - 3} more"
     row = Criterion(criteria.SETS, subject, len(clear), note=note)
     return row._replace(passed=criteria.INFORMATION)
 

@@ -88,8 +88,8 @@ def _cell(row: pd.Series) -> str:
     if row["passed"] == NOT_RUN:
         return NOT_RUN
     gate = str(row["gate"])
-    null = [f"null {short(row['null'], gate)}"] * bool(np.isfinite(row["null"]))
-    null += [f"p {row['p']:.2g}"] * bool(np.isfinite(row["p"]))
+    null = [f"null {short(row['null'], gate)}"] if np.isfinite(row["null"]) else []
+    null += [f"p {row['p']:.2g}"] if np.isfinite(row["p"]) else []
     word = {YES: "yes", NO: "**no**"}.get(row["passed"], "")
     number = short(row["value"], gate) + (f" ({', '.join(null)})" if null else "")
     return f"{word} {number}".strip()
