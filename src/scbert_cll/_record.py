@@ -173,15 +173,17 @@ def untouched_on_error(adata: AnnData) -> Iterator[None]:
     except BaseException:
         with uninterrupted():
             for slot, frame in frames.items():
-                _put_back(getattr(adata, slot), frame, _is_same_column)
+                table = getattr(adata, slot)
+                _put_back(table, list(table), frame, _is_same_column)
             for slot, before in entries.items():
-                _put_back(getattr(adata, slot), before, is_)
+                store = getattr(adata, slot)
+                _put_back(store, list(_entries(store)), before, is_)
         raise
 
 
-def _put_back(now: Any, before: Any, same: Callable[[Any, Any], bool]) -> None:
+def _put_back(now: Any, names: list[Any], before: Any, same: Callable[[Any, Any], bool]) -> None:
     """Columns of a user's table, or entries of a slot, as before; `now` stays the same object."""
-    for name in [name for name in now if name is not None and name not in before]:
+    for name in [name for name in names if name not in before]:
         del now[name]
     for name, value in before.items():
         if name not in now or not same(now[name], value):

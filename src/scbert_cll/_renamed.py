@@ -28,9 +28,9 @@ def renamed_arguments[**P, R](**new: str) -> Callable[[Callable[P, R]], Callable
                 if new[old] in given:
                     clash = f"{old}= is the former name of {new[old]}="
                     raise TypeError(f"{clash}; give one of them.")
+                name = function.__qualname__.removesuffix(".__init__")
                 warnings.warn(
-                    f"{function.__name__}: {old}= is now {new[old]}=. The next release refuses "
-                    "the former name.",
+                    f"{name}: {old}= is now {new[old]}=. The next release refuses the former name.",
                     FutureWarning,
                     skip_file_prefixes=(_PACKAGE,),
                 )

@@ -54,6 +54,18 @@ def test_help_teaches_every_option_and_the_exit_codes(
         )
 
 
+@pytest.mark.parametrize("command", ["demo", "signature", "finetune", "pretrain", "predict"])
+def test_help_says_whose_donors_are_taken_by_default(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run(command, "--help")
+    text = " ".join(capsys.readouterr().out.split())
+    assert (
+        "none: all cells are of one donor (default: donor for demo, signature and finetune" in text
+    )
+
+
 def test_the_training_options_stand_among_the_others(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run("pretrain", "--help")

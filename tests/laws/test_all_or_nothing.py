@@ -172,6 +172,19 @@ def test_a_slot_that_cannot_take_its_result_leaves_the_others_as_they_were(
     assert held(adata) == held(small())
 
 
+@pytest.mark.parametrize("name", ["new", None])
+def test_a_column_of_any_name_is_taken_back(name: str | None) -> None:
+    adata = AnnData(np.ones((2, 2), np.float32))
+    before = adata.copy()
+    with pytest.raises(KeyError, match="stop"), _record.untouched_on_error(adata):
+        for table in (adata.obs, adata.var):
+            table[name] = 1
+        raise KeyError("stop")
+    pd.testing.assert_frame_equal(adata.obs, before.obs)
+    pd.testing.assert_frame_equal(adata.var, before.var)
+    np.testing.assert_array_equal(adata.X, before.X)
+
+
 def test_ctrl_c_waits_until_all_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     setitem = _record.setitem
 

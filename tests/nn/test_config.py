@@ -25,7 +25,9 @@ def test_random_features_by_default_are_those_of_the_paper():
 
 
 def test_the_old_name_of_the_random_features_is_taken_with_a_warning():
-    with pytest.warns(FutureWarning, match="n_features= is now n_random_features=") as caught:
+    with pytest.warns(
+        FutureWarning, match="^Config: n_features= is now n_random_features="
+    ) as caught:
         config = Config(n_genes=5, **OLD)
     assert caught[0].filename == __file__
     assert config == Config(n_genes=5, n_random_features=12)
@@ -133,6 +135,14 @@ def test_parts_of_a_batch_are_as_if_alone(batch, data):
     assert len(found) == len(parts)
     for cells, part in zip(found, parts, strict=True):
         assert_same(cells, cell_by_cell(part, config, order))
+
+
+def test_the_end_token_stays_without_a_background():
+    config = Config(n_genes=3, tokens="background", n_background=0, end_token=True)
+    table = np.array([[0, 4, 0], [1, 0, 2]])
+    cells = tokens(*compact(table), config, torch.arange(3))
+    assert cells["genes"].tolist() == [[1, 3, 0], [0, 2, 3]]
+    assert cells["weight"].tolist() == [[1, 1, 0], [1, 1, 1]]
 
 
 def test_a_background_needs_an_order():

@@ -80,8 +80,6 @@ class ReadingTokens(Reading):
     layer
         Layer of pp.bin_expression (default: binned, or the model's). Or where raw counts are, which
         are then binned: X, a layer, or raw for adata.raw.
-    donor_key
-        obs column of donors (default: donors are not told apart).
     """
 
 

@@ -130,7 +130,7 @@ class Config:
 
     def n_tokens[T: (Tensor, np.ndarray)](self, n_expressed: T) -> T:
         """Number of tokens of each cell that are not padding."""
-        end_token = self.end_token and self.n_zeros > 0
+        end_token = self.end_token and (self.samples or self.every_gene)
         return n_expressed + self.n_sample(n_expressed) + end_token
 
     @property
