@@ -34,7 +34,7 @@ TINY = {
     "gene_embedding": "none",
 }
 KILLED = 9
-MANY = 250  # places, beside every line of the writer itself
+MANY = 450  # places, beside every line of the writer itself
 
 
 def models() -> list[sc_cll.model.ScBERT]:

@@ -240,7 +240,7 @@ def test_after_a_crash_the_same_call_ends_in_the_same_bytes(
     disk, (whole,) = record(work, tmp_path)
     path = next(tmp_path.rglob(work.name))
     states = list(disk.states.values())
-    for when, tree in states[:: max(len(states) // 12, 1)]:
+    for when, tree in states[:: max(len(states) // 24, 1)]:
         disk.lay(tree)
         if not path.exists():
             work.write(path, 1)
