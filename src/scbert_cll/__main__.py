@@ -20,7 +20,7 @@ from scbert_cll._disk.in_place import NotAsWrittenError
 from scbert_cll._disk.left_overs import InUseError
 from scbert_cll._process import as_it_was, passive, same_logs, same_random_state
 
-# exit codes; refused by the system
+# exit codes; _REFUSED: by the system, as on a full disk
 _BAD, _IN_USE, _NO_FIGURE, _REFUSED, _INTERRUPTED = 2, 3, 4, 5, 130
 _FILES: Final = (FileExistsError, FileNotFoundError, NotAsWrittenError, PermissionError)
 _BAD_INPUT: Final = (*_FILES, ImportError, KeyError, ValueError)

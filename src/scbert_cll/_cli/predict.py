@@ -112,11 +112,12 @@ def predict(
             _checks.people.unassigned_needs_classes(None)
         latent = loaded.get_latent_representation(tokens, batch_size=batch_size)
         tokens.obsm[_keys.X_SCBERT] = latent
-    for slot in ("obs", "obsm", "uns") if tokens is not cells.rna else ():
-        ours, theirs = getattr(cells.rna, slot), getattr(tokens, slot)
-        for key in theirs:
-            if key not in ours or key in _MADE:
-                ours[key] = theirs[key]
+    if tokens is not cells.rna:
+        for slot in ("obs", "obsm", "uns"):
+            ours, theirs = getattr(cells.rna, slot), getattr(tokens, slot)
+            for key in theirs:
+                if key not in ours or key in _MADE:
+                    ours[key] = theirs[key]
     write_cells(out, cells.rna)
     if cells.donor_key is not None and isinstance(loaded, ScBERTClassifier):
         shared.say(_by_donor(cells.rna, cells.donor_key))

@@ -184,9 +184,11 @@ def learned(model: ScBERT) -> str:
 
 def table(frame: pd.DataFrame, *, index: bool = False) -> str:
     """Rows as text: whole numbers without decimals, others with three."""
-    return frame.to_string(
-        index=index, float_format=lambda x: f"{x:.{0 if x.is_integer() else 3}f}", na_rep=""
-    )
+
+    def number(value: float) -> str:
+        return f"{value:.0f}" if value.is_integer() else f"{value:.3f}"
+
+    return frame.to_string(index=index, float_format=number, na_rep="")
 
 
 def draw(figures: Mapping[Path, Callable[[], Figure]], say: Callable[[str], None]) -> None:
