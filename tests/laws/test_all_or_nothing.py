@@ -176,10 +176,15 @@ def test_a_slot_that_cannot_take_its_result_leaves_the_others_as_they_were(
 def test_a_column_of_any_name_is_taken_back(name: str | None) -> None:
     adata = AnnData(np.ones((2, 2), np.float32))
     before = adata.copy()
-    with pytest.raises(KeyError, match="stop"), _record.untouched_on_error(adata):
+
+    @_record.untouched_on_error(adata)
+    def fails() -> None:
         for table in (adata.obs, adata.var):
             table[name] = 1
         raise KeyError("stop")
+
+    with pytest.raises(KeyError, match="stop"):
+        fails()
     pd.testing.assert_frame_equal(adata.obs, before.obs)
     pd.testing.assert_frame_equal(adata.var, before.var)
     np.testing.assert_array_equal(adata.X, before.X)
