@@ -244,9 +244,9 @@ def read_csv(path: str | PathLike[str]) -> pd.DataFrame:
     UserWarning
         The ``.csv`` has changed since it was written: the ``.json`` is of an earlier version.
     """
-    path = _checks.paths.plain_file(path)
+    path = _checks.files.plain_file(path)
     origin = path.with_suffix(".json")
-    facts = read_json(_checks.paths.plain_file(origin)) if origin.exists() else {}
+    facts = read_json(_checks.files.plain_file(origin)) if origin.exists() else {}
     kinds = facts.get(_COLUMNS)
     words = kinds.values() if isinstance(kinds, Mapping) else [None]
     if kinds is not None and not all(_KIND.fullmatch(str(word)) for word in words):
@@ -345,7 +345,7 @@ def _tidy_column(column: pd.Series) -> pd.Series:
 def _read(path: Path, kinds: Mapping[str, str] | None) -> pd.DataFrame:
     """A table whose columns have these kinds, or those that their fields look like."""
     try:
-        text = _checks.text.read_bytes(path).decode("utf-8-sig")
+        text = _checks.files.read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path.name} is not text in UTF-8, as io.write_csv writes it; save it as UTF-8."
@@ -390,5 +390,5 @@ def _as_kind(fields: pd.Series, kind: str) -> pd.Series:
 def _write(files: Mapping[Path, tuple[Write, Same]], *, overwrite: bool) -> None:
     """Write all files aside, read them back, then rename them: each is whole or not there."""
     for path in files:
-        _checks.paths.new_file(path, overwrite=overwrite)
+        _checks.files.new_file(path, overwrite=overwrite)
     replace_all(files)

@@ -110,7 +110,7 @@ class GeneVocab:
         path = Path(path)
         kind = _kind(path)
         if kind == _H5AD:
-            with h5py.File(_checks.paths.plain_file(path)) as file:
+            with h5py.File(_checks.files.plain_file(path)) as file:
                 return cls(_genes(read_elem(file["var"])))
         if kind in _TEXT:
             return cls(_read_table(path, header=None)[0].str.strip())
@@ -376,7 +376,7 @@ def _kind(path: Path, kinds: Sequence[str] = (*_TEXT, *_TABLE, _H5AD)) -> str:
 def _read_table(path: Path, header: int | None = 0) -> pd.DataFrame:
     """A table of text: a gene may be called NA or NAN."""
     sep = _TABLE.get(_kind(path), "\t")
-    file, in_file = _checks.text.open_table(path)
+    file, in_file = _checks.files.open_table(path)
     if in_file == ";" and sep == ",":
         sep = ";"  # as Excel writes .csv where the comma is decimal
     return pd.read_csv(file, sep=sep, header=header, dtype=str, keep_default_na=False)

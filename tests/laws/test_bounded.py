@@ -30,7 +30,7 @@ from safetensors.torch import save_file
 
 import scbert_cll as sc_cll
 from scbert_cll.__main__ import main
-from scbert_cll._checks import text as _text
+from scbert_cll._checks import files
 from scbert_cll._disk import formats
 from scbert_cll.model import ScBERT, ScBERTClassifier
 
@@ -505,9 +505,9 @@ TEXTS = {
 def test_texts_have_an_end(
     tmp_path: Path, monkeypatch: Any, name: str, packed: str, shape: str
 ) -> None:
-    monkeypatch.setattr(_text, "MOST_TEXT", 10**6)
-    monkeypatch.setattr(_text, "MOST_LINE", 10**5)
-    monkeypatch.setattr(_text, "_AT_A_TIME", 2**14)
+    monkeypatch.setattr(files, "MOST_TEXT", 10**6)
+    monkeypatch.setattr(files, "MOST_LINE", 10**5)
+    monkeypatch.setattr(files, "_AT_A_TIME", 2**14)
     ending, read = TEXTS[name]
     path = tmp_path / f"in{ending.removesuffix('.gz')}{packed}"
     path.write_bytes(PACKED[packed](b"A" * 900_000 if shape == "line" else b"A\tB\n" * 300_000))

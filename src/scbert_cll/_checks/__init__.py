@@ -12,9 +12,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from scbert_cll._checks import adata, counts, genes, paths, people, text, words
+    from scbert_cll._checks import adata, counts, files, genes, people, words
 
-__all__ = ["adata", "counts", "genes", "paths", "people", "text", "words"]
+__all__ = ["adata", "counts", "files", "genes", "people", "words"]
 
 
 def __getattr__(name: str) -> ModuleType:

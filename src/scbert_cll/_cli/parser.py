@@ -159,7 +159,7 @@ class _Parser(ArgumentParser):
 
     def parse_path(self, cfg_path: Any, *args: Any, **options: Any) -> Any:
         """Read a file of options, which is short text in UTF-8."""
-        from scbert_cll._checks.paths import MOST_OPTIONS, plain_file
+        from scbert_cll._checks.files import MOST_OPTIONS, plain_file
 
         try:
             plain_file(str(cfg_path), most=MOST_OPTIONS)

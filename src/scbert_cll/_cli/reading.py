@@ -129,7 +129,7 @@ def load(path: Path) -> AnnData | MuData:
     from scbert_cll import _checks
 
     choice(path.suffix, ENDINGS, "The ending of a file of cells")
-    _checks.paths.plain_or_folder(path)
+    _checks.files.plain_or_folder(path)
     import anndata as ad
     import mudata
 

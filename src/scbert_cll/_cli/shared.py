@@ -45,7 +45,7 @@ def source(path: Path, reading: Reading, **columns: str | None) -> Path | Cells:
             say(news)
         return cells
     if not path.is_dir() and path.exists():
-        _checks.paths.plain_file(path)
+        _checks.files.plain_file(path)
         what = "Input that is not a corpus must be a file of cells: its ending"
         choice(path.suffix, ENDINGS, what)
     open_corpus(path)

@@ -12,7 +12,6 @@ from anndata.io import read_elem, sparse_dataset
 from scipy import sparse
 
 from scbert_cll import _checks
-from scbert_cll._checks.paths import plain_file
 from scbert_cll._checks.words import bytes_in_words
 
 type Categories = dict[str, pd.Index]  # by the names of their elements
@@ -21,7 +20,7 @@ type Categories = dict[str, pd.Index]  # by the names of their elements
 def opened(path: Path) -> Any:
     """A file of HDF5, or a folder of zarr, open for reading."""
     if not path.is_dir():
-        if not h5py.is_hdf5(plain_file(path)):
+        if not h5py.is_hdf5(_checks.files.plain_file(path)):
             raise ValueError(
                 "is not an HDF5 file, or was cut off; .h5ad, .h5mu and 10x .h5 files are. A .zarr "
                 "is a folder."

@@ -18,7 +18,6 @@ from scipy import sparse
 from scbert_cll import _checks
 from scbert_cll._checks import people
 from scbert_cll._checks.counts import look_binned
-from scbert_cll._checks.paths import plain_or_folder
 from scbert_cll._checks.words import closest_first, listed, unique
 from scbert_cll._corpus.sources import Columns, Source
 from scbert_cll._disk.formats import Json, digest, size_and_time
@@ -138,7 +137,7 @@ def source_files(paths: Any) -> list[Path]:
         raise FileNotFoundError(
             f"{len(absent)} of {len(files)} files are not there: {listed(absent)}."
         )
-    resolved = [plain_or_folder(file).resolve() for file in files]
+    resolved = [_checks.files.plain_or_folder(file).resolve() for file in files]
     places = zip(files, resolved, strict=True)
     if twice := sorted({str(f) for f, at in places if resolved.count(at) > 1}):
         names = listed(twice)

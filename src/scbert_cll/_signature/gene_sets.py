@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from scbert_cll._checks.text import read_text
+from scbert_cll._checks.files import read_text
 from scbert_cll._checks.words import listed
 
 type GeneSets = Mapping[str, Iterable[str]] | str | PathLike[str] | pd.DataFrame

@@ -23,8 +23,7 @@ from urllib3 import BaseHTTPResponse, PoolManager, ProxyManager, Retry, Timeout
 from urllib3.exceptions import HTTPError, IncompleteRead
 
 from scbert_cll import _keys
-from scbert_cll._checks.paths import plain_file
-from scbert_cll._checks.text import fields_of, odd_quotes, read_text
+from scbert_cll._checks.files import fields_of, odd_quotes, plain_file, read_text
 from scbert_cll._checks.words import bytes_in_words, listed
 from scbert_cll._disk.formats import write_text
 from scbert_cll._disk.in_place import replace

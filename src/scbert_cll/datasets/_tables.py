@@ -16,10 +16,9 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from scbert_cll import _checks
 from scbert_cll._checks.genes import gene_names
-from scbert_cll._checks.paths import plain_file
 from scbert_cll._checks.people import donor_name
-from scbert_cll._checks.text import fields_of, numbers_as_written, open_table
 from scbert_cll._checks.words import key_in, listed, unique
 
 type Record = dict[str, Any]  # an entry of `uns`
@@ -72,7 +71,7 @@ def read_tables(
 
 def checked_sum(path: Path, expected: str | None) -> str:
     """SHA-256 of a file, compared with the one that was given."""
-    with plain_file(path).open("rb") as file:
+    with _checks.files.plain_file(path).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     check_sum(path.name, digest, expected)
     return digest
@@ -89,13 +88,13 @@ def check_sum(name: str, digest: str, expected: str | None) -> None:
 
 def _read(path: Path, sep: str | None) -> pd.DataFrame:
     """A table with its header; pandas would rename columns that have one name."""
-    file, separator = open_table(path, sep)
+    file, separator = _checks.files.open_table(path, sep)
     if separator is None:
         raise ValueError(
             f"{path.name} has no comma, tab or semicolon in its first line; say what separates "
             "its columns: sep="
         )
-    header = fields_of(file.readline(), separator, path.name)
+    header = _checks.files.fields_of(file.readline(), separator, path.name)
     n, body = len(header), file.read()
     table = read_body(body, separator, n)
     n_more = table.shape[1] - n
@@ -107,7 +106,7 @@ def _read(path: Path, sep: str | None) -> pd.DataFrame:
     table.columns = pd.Index([""] * n_more + header, dtype=object)
 
     texts = partial(read_body, body, separator, n, as_text=True)
-    return numbers_as_written(table, texts, separator, path.name)
+    return _checks.files.numbers_as_written(table, texts, separator, path.name)
 
 
 def read_body(body: str, sep: str, n: int, *, as_text: bool = False) -> pd.DataFrame:

@@ -73,9 +73,9 @@ def _read_file(
 def _read_npy(path: Path, names: str | PathLike[str] | Sequence[str]) -> pd.DataFrame:
     """Rows of the array get the names in the order of the list."""
     # mapped, since it is no larger than the file then
-    values = np.load(_checks.paths.plain_file(path), mmap_mode="r", allow_pickle=False)
+    values = np.load(_checks.files.plain_file(path), mmap_mode="r", allow_pickle=False)
     if isinstance(names, str | PathLike):
-        names = _checks.text.read_text(names).split()
+        names = _checks.files.read_text(names).split()
     genes = list(names)
     if not isinstance(values, np.ndarray):
         raise ValueError("it holds several arrays, as .npz does")
@@ -86,13 +86,13 @@ def _read_npy(path: Path, names: str | PathLike[str] | Sequence[str]) -> pd.Data
 
 def _read_word2vec(path: Path) -> pd.DataFrame:
     """Binary, or text by pandas, which takes tabs and a missing header line, too."""
-    data = _checks.text.read_bytes(path, lines=False)
+    data = _checks.files.read_bytes(path, lines=False)
     head, _, rest = data[:_HEAD].partition(b"\n")
     is_marked = head.startswith((b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf"))
     # UTF-16 has zeros
     if not is_marked and any(byte > 127 or byte == 0 for byte in rest[:4096]):
         return _read_binary(data, head)
-    text = _checks.text.read_text(path)
+    text = _checks.files.read_text(path)
     table: pd.DataFrame = pd.read_csv(
         StringIO(text),
         skiprows=int(len(text.partition("\n")[0].split()) == 2),  # the header line

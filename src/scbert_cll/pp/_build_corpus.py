@@ -14,7 +14,6 @@ from scipy import sparse
 
 from scbert_cll import _binning, _checks, _docs, _keys
 from scbert_cll._binning import Method, Scheme
-from scbert_cll._checks.paths import new_folder
 from scbert_cll._checks.words import choice, listed, number_in, share
 from scbert_cll._corpus import write
 from scbert_cll._corpus.building import Building
@@ -189,11 +188,11 @@ def build_corpus(
         memory=n_bytes,
         rng=rng,
     )
-    new_folder(out)
+    _checks.files.new_folder(out)
     building = Building(out.with_name(f"{out.name}.building"), request, files)
     claim(building.folder, "the corpus")
     with only_writer(building.folder, "the corpus"):
-        new_folder(out)
+        _checks.files.new_folder(out)
         table = _build(building, out)
     reasons = dict(zip(table["file"], table["reason"], strict=True))
     if skipped := [f"{file} ({reason})" for file, reason in reasons.items() if reason]:

@@ -156,7 +156,7 @@ def _genes(adata: AnnData, probes: Probes) -> pd.Series:
     elif isinstance(probes, str | PathLike):
         path = Path(probes)
         usual = "," if ".csv" in path.suffixes else "\t"
-        file, sep = _checks.text.open_table(path, comment="#")
+        file, sep = _checks.files.open_table(path, comment="#")
         how: Any = {"dtype": str, "comment": "#", "keep_default_na": False}
         pairs = _pairs(pd.read_csv(file, sep=sep or usual, **how))
     else:

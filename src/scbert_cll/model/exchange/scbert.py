@@ -71,7 +71,7 @@ def to_scbert_checkpoint(
         cannot say.
     """
     path = Path(path)
-    _checks.paths.new_file(path, overwrite=overwrite)
+    _checks.files.new_file(path, overwrite=overwrite)
     published = _PUBLISHED | ({"head": "scbert"} if model.config.n_classes else {})
     network = {name: getattr(model.config, name) for name in published}
     other = [name for name in network if network[name] != published[name]]

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from scbert_cll._checks.paths import plain_file
+from scbert_cll._checks.files import plain_file
 from scbert_cll._checks.words import bytes_in_words, listed, unique
 from scbert_cll.model._tensors import not_finite
 from scbert_cll.model.exchange import scbert_layout

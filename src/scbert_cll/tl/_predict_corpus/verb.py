@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from scbert_cll import _docs, _keys, _names, _record
 from scbert_cll._checks import people
-from scbert_cll._checks.paths import new_folder
+from scbert_cll._checks.files import new_folder
 from scbert_cll._checks.words import is_model, share
 from scbert_cll._corpus.format import PARTS
 from scbert_cll._corpus.predictions import Shard, Store, Sums, added, pieces
