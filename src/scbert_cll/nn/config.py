@@ -2,7 +2,8 @@
 
 Which genes attend in a token mode is decided here: `Config.n_zeros` says how many that a cell does
 not express, and :func:`tokens` lays them out, from the expressed genes of cells, one cell behind
-the other, to padded tokens on their device.
+the other, to padded tokens on their device. :func:`mask_tokens` hides some of them
+while pretraining.
 
 Letters in shapes: b cells, n tokens of the longest, nnz expressed genes of all cells together.
 All shapes follow from the lengths, which stay on the host: no step asks a GPU for a number.
@@ -213,6 +214,46 @@ def cut(
     return parts
 
 
+def mask_tokens(
+    tokens: Tensor,
+    mask_token: int,
+    *,
+    fraction: float = 0.15,
+    replace: float = 0.9,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Hide a share of each cell's non-zero genes.
+
+    Of the chosen genes `replace` become the mask token and the rest keep their value, so that the
+    network cannot rely on the mask token alone. Every cell with a non-zero gene has at least one
+    chosen.
+
+    Parameters
+    ----------
+    tokens
+        Bins (b, n); zeros (not expressed, padding) are never chosen.
+    mask_token
+        The token that hides a gene.
+    fraction
+        Share of the non-zero genes to choose.
+    replace
+        Share of the chosen genes that become the mask token.
+    generator
+        Source of randomness; lives on the CPU so that the same genes are hidden on every device.
+
+    Returns
+    -------
+    The tokens the network sees (b, n), and which of them it has to guess, bool (b, n).
+    """
+    draw = torch.rand(tokens.shape, generator=generator).to(tokens.device)
+    hide = torch.rand(tokens.shape, generator=generator).to(tokens.device) < replace
+    draw = draw.masked_fill(tokens == 0, torch.inf)
+    n_chosen = (fraction * (tokens > 0).sum(-1, keepdim=True)).round().clamp(min=1)
+    ranks = draw.argsort(-1).argsort(-1)
+    chosen = (ranks < n_chosen) & (tokens > 0)
+    return tokens.masked_fill(chosen & hide, mask_token), chosen
+
+
 def _without_ones(
     cells: dict[str, Tensor], n_expressed: Tensor, config: Config
 ) -> dict[str, Tensor]:
@@ -260,7 +301,7 @@ class _Expressed:
     def write_sample(self, spilling: Tensor, n: int, order: Tensor | None) -> None:
         """Write each cell's first unexpressed genes in `order` behind its expressed ones, flat."""
         if order is None:
-            raise ValueError('tokens="background" needs a random order: pass order=….')
+            raise ValueError('tokens="background" needs a random order: order=….')
         genes, b = self.genes, len(self.n_expressed)
         first = order[: int(self.n_expressed.max()) + self.config.n_background]
         first = first.to(genes.device, non_blocking=genes.is_cuda)
