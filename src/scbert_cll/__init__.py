@@ -29,19 +29,15 @@ __all__ = [
     "vocab",
 ]
 
-_ROOMS = frozenset(
-    {"datasets", "estimators", "get", "io", "model", "nn", "pl", "pp", "tl", "vocab"}
-)
-
 
 def __getattr__(name: str) -> Any:
     """Open a room on first use, so that `import scbert_cll` loads neither torch nor scvi."""
-    if name in _ROOMS:
-        return _opened(name)
     if name in {"ScBERT", "ScBERTClassifier"}:
         return getattr(_opened("model"), name)
     if name == "settings":
         return importlib.import_module("scbert_cll._settings").settings
+    if name in __all__:
+        return _opened(name)
     raise AttributeError(f"module 'scbert_cll' has no attribute {name!r}")
 
 

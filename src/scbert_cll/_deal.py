@@ -8,6 +8,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+type Lacking = Callable[[np.ndarray], np.ndarray]
+
 _STARTS: Final = 20
 _MOST_SWAPS: Final = 2000  # looked at in a step; of more, a random choice
 _TOLERANCE: Final = 0.5  # of a donor, over the parts: less even than the best
@@ -31,11 +33,7 @@ def weights_of(*columns: np.ndarray) -> np.ndarray:
 
 
 def deal(
-    weights: np.ndarray,
-    shares: np.ndarray,
-    rng: np.random.Generator,
-    *,
-    lacking: Callable[[np.ndarray], np.ndarray],
+    weights: np.ndarray, shares: np.ndarray, rng: np.random.Generator, lacking: Lacking
 ) -> np.ndarray:
     """Part of each donor, such that every part has about its share of every column.
 
@@ -72,7 +70,7 @@ class _Search:
     weights: np.ndarray
     shares: np.ndarray
     rng: np.random.Generator
-    lacking: Callable[[np.ndarray], np.ndarray]
+    lacking: Lacking
 
     @property
     def tolerance(self) -> float:

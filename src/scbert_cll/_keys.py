@@ -99,8 +99,3 @@ def level(key: str) -> str:
 def score(key: str) -> str:
     """`obs` column of the posterior of 'positive' that belongs to a label column."""
     return beside(key, "score")
-
-
-def slot_name(layer: str | None) -> str:
-    """The slot as one writes it in Python: ``adata.X``, or a layer of `adata`."""
-    return "adata.X" if layer is None else f"adata.layers[{layer!r}]"

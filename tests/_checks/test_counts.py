@@ -98,3 +98,8 @@ def test_matrix_without_x() -> None:
     adata = ad.AnnData(obs=counted().obs, var=counted().var)
     with pytest.raises(ValueError, match=r"adata.X is empty \(None\)"):
         _checks.counts.matrix(adata, None)
+
+
+def test_slots_are_named_as_python_writes_them() -> None:
+    assert _checks.counts.slot_name(None) == "adata.X"
+    assert _checks.counts.slot_name("raw counts") == "adata.layers['raw counts']"

@@ -114,7 +114,7 @@ def test_received_attention_of_chosen_queries():
     share[:, [4, 7]] = 0.5
     expected = naive_attention_matrix(q, k, kernel)[:, :, [4, 7]].mean(2)
     torch.testing.assert_close(
-        favor.received_attention(q.__getitem__, k.__getitem__, kernel, share),
+        favor.received_attention(q.__getitem__, k.__getitem__, kernel, share, None),
         expected,
         rtol=1e-5,
         atol=1e-8,

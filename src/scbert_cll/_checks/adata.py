@@ -13,9 +13,8 @@ from anndata import AnnData
 
 from scbert_cll import _keys, _names
 from scbert_cll._checks import people
-from scbert_cll._checks.counts import can_be_copied
+from scbert_cll._checks.counts import can_be_copied, slot_name
 from scbert_cll._checks.words import key_in, listed, unique
-from scbert_cll._keys import slot_name
 
 _UNSAFE: Final = re.compile(r"[^\w.+-]+")
 _LONGEST: Final = 60  # characters of a proposal
@@ -229,10 +228,8 @@ def table_numbers(table: pd.DataFrame) -> np.ndarray:
     try:
         return table.to_numpy(dtype=np.float64, na_value=np.nan)
     except (TypeError, ValueError):
-        columns = (column for _, column in table.items())
-        numbers = (pd.to_numeric(column, errors="coerce") for column in columns)
-        arrays = [column.to_numpy(np.float64, na_value=np.nan) for column in numbers]
-        return np.column_stack(arrays)
+        numbers: pd.DataFrame = table.apply(pd.to_numeric, errors="coerce")
+        return numbers.to_numpy(np.float64, na_value=np.nan)
 
 
 def new_key(

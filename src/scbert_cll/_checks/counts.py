@@ -19,10 +19,9 @@ from scipy import sparse
 
 from scbert_cll._checks.genes import features_of, only_genes
 from scbert_cll._checks.words import key_in, listed
-from scbert_cll._keys import slot_name
 
 type Csr = sparse.csr_matrix
-type Note = dict[str, int]  # n_rounded, if float32 had left values beside whole numbers
+type Noted = tuple[Csr, dict[str, int]]  # n_rounded, if float32 had left others
 RAW: Final = "raw"
 _FLOAT16_WHOLE: Final = 2048  # above this a float16 has no odd numbers
 _EPSILON: Final = 4 * float(np.finfo(np.float32).eps)
@@ -50,6 +49,11 @@ class Slot(NamedTuple):
         change = for_sparse if sparse.issparse(self.values) else for_dense
         start = "adata = adata.raw.to_adata(); " if is_raw else ""
         return start + change.format("adata.X" if is_raw else self.where)
+
+
+def slot_name(layer: str | None) -> str:
+    """The slot as one writes it in Python: ``adata.X``, or a layer of `adata`."""
+    return "adata.X" if layer is None else f"adata.layers[{layer!r}]"
 
 
 def slot(adata: AnnData, layer: str | None) -> Slot:
@@ -82,7 +86,7 @@ def counts(adata: AnnData, layer: str | None, *, only_x: bool = False) -> Csr:
     return noted_counts(adata, layer, only_x=only_x)[0]
 
 
-def noted_counts(adata: AnnData, layer: str | None, *, only_x: bool = False) -> tuple[Csr, Note]:
+def noted_counts(adata: AnnData, layer: str | None, *, only_x: bool = False) -> Noted:
     """`counts`, and what the caller has to record of them."""
     source = slot(adata, layer)
     csr = _values(adata, source)

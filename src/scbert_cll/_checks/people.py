@@ -215,7 +215,9 @@ def people_of(names: Iterable[str]) -> tuple[list[str], dict[str, str]]:
     others = {name: words[word] for name, word in found_in.items() if word is not None}
     if "doublet" in words:
         people = [name for name in names if name not in others]
-        singles = {single for name in people for single in (name, *_twice(name))}
+        # freemuxlet's 0,0 is a single donor
+        twice = (re.fullmatch(r"([^,]+),\1", name) for name in people)
+        singles = {*people, *(match[1] for match in twice if match)}
         others |= {name: words["doublet"] for name in people if _is_pair(name, singles)}
     return [name for name in names if name not in others], others
 
@@ -279,9 +281,3 @@ def _is_pair(name: str, singles: Collection[str]) -> bool:
     borders = (match.span() for match in re.finditer(r"[-_+,/|]", name))
     pairs = ((name[:start], name[end:]) for start, end in borders)
     return any(one != two and one in singles and two in singles for one, two in pairs)
-
-
-def _twice(name: str) -> list[str]:
-    """Freemuxlet's 0,0 is a single donor."""
-    first, _, second = name.partition(",")
-    return [first] if second and first == second else []

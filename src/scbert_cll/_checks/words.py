@@ -95,8 +95,7 @@ def refuse_given(given: Mapping[str, bool], why: str) -> None:
 
 def is_model(model: object, names: Sequence[str]) -> None:
     """A model of this package (told by its class's name, since here nothing imports torch)."""
-    if type(model).__name__ not in names:
-        kind = type(model).__name__
+    if (kind := type(model).__name__) not in names:
         raise TypeError(f"Expected a model ({listed(names)}), found {kind}.")
 
 

@@ -11,12 +11,13 @@ from scbert_cll import _keys, _names
 from scbert_cll._checks.words import choice
 from scbert_cll._cli import shared
 from scbert_cll._cli.reading import Cells, ReadingTokens, is_cells
-from scbert_cll._cli.shared import Accelerator
+from scbert_cll._cli.shared import Accelerator, Arguments
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 _PARTS = (_keys.TRAIN, _keys.VAL)
+_OF_A_CORPUS = {"groupby": None, "parts": _PARTS, "shard": (0, 1)}  # and their defaults
 # results, which replace those in the file
 _MADE = (
     *(_keys.PRED, _keys.SCORE, _keys.PROBA, _keys.LINEAR_PROBA),
@@ -66,6 +67,7 @@ def predict(
         Replace --out (.h5ad).
     """
     share = _shard(shard)
+    chosen: Arguments = {"groupby": groupby, "parts": tuple(parts), "shard": share}
     from scbert_cll.model.training.devices import device_of
 
     device_of(accelerator)
@@ -73,11 +75,8 @@ def predict(
         choice(out.suffix, [".h5ad"], "The ending of --out")
         if out.exists() and not overwrite:
             raise shared.taken(out, "file", "it")
-        given = {"groupby": groupby is not None, "parts": tuple(parts) != _PARTS}
-        given["shard"] = share != (0, 1)
-        why = f"only for a corpus, and {data} is a file of cells"
-        names = [name for name, is_given in given.items() if is_given]
-        shared.refuse_options(names, why)
+        given = [name for name, usual in _OF_A_CORPUS.items() if chosen[name] != usual]
+        shared.refuse_options(given, f"only for a corpus, and {data} is a file of cells")
     shared.can_write(out)
     cells = shared.source(data, reading)
     from scbert_cll import ScBERT, ScBERTClassifier, _checks, tl
@@ -86,17 +85,9 @@ def predict(
 
     kind = ScBERT if class_of(model) == "ScBERT" else ScBERTClassifier
     loaded = kind.load(model, accelerator=accelerator)
+    how: Arguments = {"unassigned_below": unassigned_below, "batch_size": batch_size}
     if not isinstance(cells, Cells):
-        tl.predict_corpus(
-            data,
-            loaded,
-            out,
-            unassigned_below=unassigned_below,
-            batch_size=batch_size,
-            groupby=groupby,
-            parts=tuple(parts),
-            shard=share,
-        )
+        tl.predict_corpus(data, loaded, out, **how, **chosen)
         what = "predictions" if kind is ScBERTClassifier else "embeddings"
         later = f"This share is done; {out} appears with the last one."
         shared.say(f"The {what} are in {out}." if out.exists() else later)
@@ -104,7 +95,7 @@ def predict(
     tokens = shared.with_tokens(cells, reading, loaded)
     numbers = "embedded"
     if isinstance(loaded, ScBERTClassifier):
-        tl.predict(tokens, loaded, unassigned_below=unassigned_below, batch_size=batch_size)
+        tl.predict(tokens, loaded, **how)
         counts = tokens.obs[_keys.PRED].value_counts()
         numbers = ", ".join(f"{n:,} {name}" for name, n in counts.items())
     else:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from scbert_cll import _keys
 from scbert_cll._checks.words import choice, key_in, listed
@@ -19,7 +19,6 @@ from scbert_cll._disk.in_place import replace, settle
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
-    from matplotlib.figure import Figure
 
     from scbert_cll.model import ScBERT, ScBERTClassifier
 
@@ -28,7 +27,6 @@ Value = int | float | bool | str
 Accelerator = Literal["auto", "cpu", "gpu"]
 
 _log = logging.getLogger(__name__)
-_GENE: Final = "ITGA4"  # of CD49d
 
 
 def source(path: Path, reading: Reading, **columns: str | None) -> Path | Cells:
@@ -49,11 +47,10 @@ def source(path: Path, reading: Reading, **columns: str | None) -> Path | Cells:
         what = "Input that is not a corpus must be a file of cells: its ending"
         choice(path.suffix, ENDINGS, what)
     open_corpus(path)
+    columns.pop("labels_key", None)
     named = [option for option, key in columns.items() if key is not None]
     why = "a corpus, whose genes, bins, cells and donors were chosen when it was built"
-    options = [*reading.given(), *named]
-    of_cells = [option for option in options if option != "labels_key"]
-    refuse_options(of_cells, f"{path} is {why}")
+    refuse_options([*reading.given(), *named], f"{path} is {why}")
     return path
 
 
@@ -63,13 +60,13 @@ def refuse_options(given: Collection[str], why: str) -> None:
         raise ValueError(f"{', '.join(map(flag, given))}: {why}. Leave this out.")
 
 
-def typed_gene(adata: AnnData, gene: str | None, default: str | None = _GENE) -> str | None:
+def typed_gene(adata: AnnData, gene: str | None, usual: str | None) -> str | None:
     """The gene that was named, which must be there; else the usual one, where it is there."""
     if gene is not None:
         remedy = "Name the gene with --gene, or leave it out."
         key_in(gene, adata.var_names, "adata.var_names", remedy)
         return gene
-    return default if default in adata.var_names else None
+    return usual if usual in adata.var_names else None
 
 
 def with_tokens(
@@ -191,7 +188,7 @@ def table(frame: pd.DataFrame, *, index: bool = False) -> str:
     return frame.to_string(index=index, float_format=number, na_rep="")
 
 
-def draw(figures: Mapping[Path, Callable[[], Figure]], say: Callable[[str], None]) -> None:
+def draw(figures: Mapping[Path, Callable[[], Any]], say: Callable[[str], None]) -> None:
     """Draw figures to files when everything else is written; one that fails costs itself only.
 
     Raises

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from scbert_cll import _keys
 from scbert_cll._cli import shared
@@ -15,10 +16,10 @@ from scbert_cll._process import to_change
 
 if TYPE_CHECKING:
     from anndata import AnnData
-    from matplotlib.figure import Figure
 
 FILES: Final = ("signature.csv", "signature.json", "signature.gmt")
 _FIGURE: Final = "signature.png"
+_GENE: Final = "ITGA4"  # of CD49d
 _SHOWN: Final = 5
 
 
@@ -98,7 +99,7 @@ def signature(
         groupby=labels_key,
         donor_key=cells.donor_key,
         layer=cells.layer,
-        gene=shared.typed_gene(adata, gene),
+        gene=shared.typed_gene(adata, gene, _GENE),
         exclude_genes=list(exclude_genes),
         min_cells=min_cells,
         min_donors=min_donors,
@@ -111,9 +112,8 @@ def signature(
     for file in {*FILES, _FIGURE} - write_signature(adata, out, name):
         (out / file).unlink(missing_ok=True)
     shared.say(_sentence(adata.uns[_keys.SIGNATURE], out))
-    shared.draw(
-        {out / _FIGURE: lambda: cast("Figure", pl.signature(adata, return_fig=True))}, shared.say
-    )
+    figure = partial(pl.signature, adata, return_fig=True)
+    shared.draw({out / _FIGURE: figure}, shared.say)
 
 
 def write_signature(adata: AnnData, out: Path, name: str) -> set[str]:

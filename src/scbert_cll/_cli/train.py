@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from scbert_cll.model import ScBERT, ScBERTClassifier
 
 _PACKAGE = Path(__file__).parents[1]
+Network = dict[str, Value] | None  # single choices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +97,7 @@ class Training:
         return {"rng": given.pop("seed"), **given, **further}
 
 
-def _begin(command: str, network: dict[str, Value] | None, training: Training) -> Arguments:
+def _begin(command: str, network: Network, training: Training) -> Arguments:
     """Refuse names, devices and precision that cannot be; the arguments of training.
 
     Lightning's own news are left out from now on; what this package says through it stays.
@@ -122,7 +123,7 @@ def pretrain(
     *,
     out: Path,
     preset: Literal["small", "scbert"] = "small",
-    network: dict[str, Value] | None = None,
+    network: Network = None,
     gene_embedding: Literal["auto", "gene2vec", "learned", "sinusoidal", "none"] = "auto",
     exclude_genes: Sequence[str] = (),
     split_key: str | None = None,
@@ -192,7 +193,7 @@ def finetune(
     weight_key: str | None = None,
     combine: Literal["none", "average", "residual"] = "average",
     freeze: Literal["none", "encoder", "scbert"] = "none",
-    network: dict[str, Value] | None = None,
+    network: Network = None,
     exclude_genes: Sequence[str] = (),
     reading: ReadingTokens,
     training: Training,
@@ -272,7 +273,6 @@ def finetune(
         **columns,
         **arguments,
     )
-
     if shared.first_process():  # the others have no history
         if isinstance(tokens, Path):
             scores = _validated(classifier)

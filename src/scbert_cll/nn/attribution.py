@@ -37,8 +37,9 @@ def gate_gradient(module: Performer, cells: Cells, contrast: Tensor) -> Tensor:
 
     To first order the negative effect of dropping the token.
     """
+    weight = cells.get("weight", torch.ones_like(cells["tokens"], dtype=torch.float32))
     with torch.enable_grad():
-        weight = _weight(cells).clone().requires_grad_()
+        weight = weight.clone().requires_grad_()
         logit = _logit(module, {**cells, "weight": weight}, contrast).sum()
         (gradient,) = torch.autograd.grad(logit, weight)
     return gradient.where(weight > 0, 0.0)
@@ -81,10 +82,6 @@ def rollout(module: Performer, cells: Cells) -> Tensor:
 
 def _logit(module: Performer, cells: Cells, contrast: Tensor) -> Tensor:
     return module(**cells).float() @ contrast.to(module.device)
-
-
-def _weight(cells: Cells) -> Tensor:
-    return cells.get("weight", torch.ones_like(cells["tokens"], dtype=torch.float32))
 
 
 def _along_path(

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Stabilizer = Literal["cell", "head", "batch"]
+type KeysValues = Callable[[slice, slice], tuple[Tensor, Tensor | None]]
 
 EPSILON: Final = 1e-4
 # axes of a maximum beyond tokens and features
@@ -35,10 +36,7 @@ class Kernel(NamedTuple):
 
 
 def contexts(
-    keys_values: Callable[[slice, slice], tuple[Tensor, Tensor | None]],
-    like: Tensor,
-    kernel: Kernel,
-    weight: Tensor | None = None,
+    keys_values: KeysValues, like: Tensor, kernel: Kernel, weight: Tensor | None = None
 ) -> Iterator[tuple[slice, list[slice], Context]]:
     """Groups of cells, their spans of tokens and their context, with few features at a time.
 

@@ -114,11 +114,7 @@ def is_small(x: Tensor, qkv: Tensor, kernel: Kernel) -> bool:
 
 
 def received_attention(
-    query: Part,
-    key: Part,
-    kernel: Kernel,
-    query_weight: Tensor,
-    weight: Tensor | None = None,
+    query: Part, key: Part, kernel: Kernel, query_weight: Tensor, weight: Tensor | None
 ) -> Tensor:
     """Attention one gene behind each key receives, averaged over the queries: (b, h, n).
 

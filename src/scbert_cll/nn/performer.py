@@ -144,7 +144,8 @@ class Performer(nn.Module):
         Encodings after the last LayerNorm, (b, n, w), or with `at` (number wanted, w), cell by
         cell.
         """
-        if self._collapses:
+        drops = self.training and self.config.dropout > 0
+        if self.gene_embedding is None and not drops:  # tokens of one level are the same
             encodings = self._encode_levels(tokens, weight)
             return encodings if at is None else encodings[at]
         index, wanted = (None, None) if at is None else _index(at)
@@ -272,12 +273,6 @@ class Performer(nn.Module):
         """The first block's output; None where sharing the zeros would lose precision."""
         zeros = self.embed(torch.zeros_like(tokens[:1]))
         return background.first_block(self.blocks[0], zeros, x, *_index(tokens != 0))
-
-    @property
-    def _collapses(self) -> bool:
-        """Whether tokens of one level are the same: no gene vectors, no dropout in training."""
-        drops = self.training and self.config.dropout > 0
-        return self.gene_embedding is None and not drops
 
     def _encode_levels(self, tokens: Tensor, weight: Tensor | None) -> Tensor:
         """Encode each level once, weighted by how many genes of the cell have it: exact."""

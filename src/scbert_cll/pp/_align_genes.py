@@ -13,7 +13,6 @@ from scipy import sparse
 from scbert_cll import _checks, _keys, _record
 from scbert_cll._checks.words import share
 from scbert_cll._corpus.sources import Columns
-from scbert_cll._keys import slot_name
 from scbert_cll.vocab import Aliases, GeneVocab, Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -195,7 +194,7 @@ def _matrices(
     same_totals = is_whole and columns.is_complete and not columns.is_summed
     matrices, left_out = {}, []
     for name, values in adata.layers.items():  # X under None
-        csr = _checks.counts.as_csr(values, slot_name(name))
+        csr = _checks.counts.as_csr(values, _checks.counts.slot_name(name))
         has_sums = not columns.is_summed or _checks.counts.are_whole(csr.data)
         if same_totals if _checks.counts.is_binned(adata, name) else has_sums:
             matrices[name] = columns.moved(csr)

@@ -9,7 +9,6 @@ from scipy import sparse
 
 from scbert_cll import _binning, _checks, _keys, _record
 from scbert_cll._binning import Method, Scheme
-from scbert_cll._keys import slot_name
 
 
 def bin_expression(
@@ -153,7 +152,7 @@ def _counted(
 ) -> tuple[sparse.csr_matrix, np.ndarray, dict[str, int]]:
     """The counts, checked and without stored zeros, every cell's total, and what is to be noted."""
     counts, note = _checks.counts.noted_counts(adata, layer)
-    where, largest = slot_name(layer), counts.data.max(initial=0)
+    where, largest = _checks.counts.slot_name(layer), counts.data.max(initial=0)
     n_at_top = int((counts.max(axis=1) == largest).sum()) if largest == n_bins else 0
     looks_binned = _checks.counts.look_binned(largest, n_at_top, counts.shape, n_bins)
     if looks_binned or _checks.counts.is_binned(adata, layer):

@@ -13,12 +13,12 @@ from anndata import AnnData
 from scipy import sparse
 
 from scbert_cll import _checks, _keys, _record
+from scbert_cll._checks.counts import slot_name
 from scbert_cll._checks.words import number_in
 from scbert_cll._counts import log_normalised
 from scbert_cll._evaluation.leakage import duplicates, preprocessing
 from scbert_cll._evaluation.leakage import findings as checks
 from scbert_cll._evaluation.leakage import gap as split_gap
-from scbert_cll._keys import slot_name
 from scbert_cll._process import as_it_was
 
 _STATUSES = ("leak", "warning", "ok", "cannot tell")

@@ -16,6 +16,7 @@ from scbert_cll._cli.demo.job import Job
 from scbert_cll._cli.signature import up_and_down, write_signature
 from scbert_cll._disk.formats import write_text
 from scbert_cll._process import to_change
+from scbert_cll.model import ScBERTClassifier
 
 _SHOWN = 10
 _ATTENTION = "gene_attention.csv"
@@ -29,7 +30,7 @@ _LEGEND = (
 )
 
 
-def find(job: Job, classifier: sc_cll.ScBERTClassifier) -> pd.DataFrame:
+def find(job: Job, classifier: ScBERTClassifier) -> pd.DataFrame:
     """Report the genes that go with the class within donors; genes by attention."""
     adata, report = job.adata, job.report
     sc_cll.tl.gene_attention(adata, classifier)
@@ -63,9 +64,27 @@ def write(job: Job, attention: pd.DataFrame) -> set[str]:
     return {_ATTENTION} | write_signature(job.adata, out, name)
 
 
-def planted(job: Job, classifier: sc_cll.ScBERTClassifier, attention: pd.DataFrame) -> None:
-    """Report which of the planted genes each way of naming genes finds."""
-    job.report.show("Planted genes found", _recovery(job.adata, attention, classifier))
+def planted(job: Job, classifier: ScBERTClassifier, attention: pd.DataFrame) -> None:
+    """Report how many planted genes are in the signature, and at the top of each ranking."""
+    truth = job.adata.uns[_keys.TRUTH].set_index("gene")["sign"]
+    n, by_gene = len(truth), attention.set_index("gene")
+    rankings = {
+        "attention difference": by_gene["difference"],
+        "attention (the study's ranking)": by_gene["attention"],
+        "logistic regression coefficient": _coefficients(job.adata, classifier),
+    }
+    named = {"signature": sc_cll.get.signature(job.adata).set_index("gene")["sign"]}
+    named |= {name: v[v.abs().nlargest(n).index] for name, v in rankings.items()}
+    rows: dict[str, tuple[float, ...]] = {}
+    for name, values in named.items():
+        hits = values.index.intersection(truth.index)
+        right = int((np.sign(values[hits]) == truth[hits]).sum())
+        rows[name] = (len(values), len(hits), n, right)
+    chance = n * n / job.adata.n_vars
+    rows["expected by chance"] = (n, chance, n, chance / 2)
+    columns = ["named", "planted", "of", "sign_right"]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    job.report.show("Planted genes found", table)
     job.report.say(
         "Attention follows abundance, and its difference between classes is mostly "
         "differential expression: both name as many genes as they are asked "
@@ -73,7 +92,7 @@ def planted(job: Job, classifier: sc_cll.ScBERTClassifier, attention: pd.DataFra
     )
 
 
-def _signature(job: Job, classifier: sc_cll.ScBERTClassifier) -> str:
+def _signature(job: Job, classifier: ScBERTClassifier) -> str:
     """The signature; how far the network agrees, in cells of donors that it has not seen."""
     donor_key, gene = job.donor_key, job.gene
     search = partial(sc_cll.tl.signature, job.adata, donor_key=donor_key, gene=gene)
@@ -96,31 +115,7 @@ def _signature(job: Job, classifier: sc_cll.ScBERTClassifier) -> str:
     )
 
 
-def _recovery(
-    adata: AnnData, attention: pd.DataFrame, classifier: sc_cll.ScBERTClassifier
-) -> pd.DataFrame:
-    """Number of planted genes in the signature, and among as many first genes of each ranking."""
-    truth = adata.uns[_keys.TRUTH].set_index("gene")["sign"]
-    n, by_gene = len(truth), attention.set_index("gene")
-    rankings = {
-        "attention difference": by_gene["difference"],
-        "attention (the study's ranking)": by_gene["attention"],
-        "logistic regression coefficient": _coefficients(adata, classifier),
-    }
-    named = {"signature": sc_cll.get.signature(adata).set_index("gene")["sign"]}
-    named |= {name: v[v.abs().nlargest(n).index] for name, v in rankings.items()}
-    rows: dict[str, tuple[float, ...]] = {}
-    for name, values in named.items():
-        hits = values.index.intersection(truth.index)
-        right = int((np.sign(values[hits]) == truth[hits]).sum())
-        rows[name] = (len(values), len(hits), n, right)
-    chance = n * n / adata.n_vars
-    rows["expected by chance"] = (n, chance, n, chance / 2)
-    columns = ["named", "planted", "of", "sign_right"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
-
-
-def _coefficients(adata: AnnData, classifier: sc_cll.ScBERTClassifier) -> pd.Series:
+def _coefficients(adata: AnnData, classifier: ScBERTClassifier) -> pd.Series:
     """Coefficients per standard deviation of a gene's token, last class against first."""
     linear = classifier.linear_
     if linear is None:

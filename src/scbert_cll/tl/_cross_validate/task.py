@@ -18,7 +18,6 @@ from scbert_cll._evaluation.folds import Fold, Scheme, outer_folds
 from scbert_cll._evaluation.intervals import OutOfFold
 from scbert_cll._evaluation.leakage.duplicates import profile_hashes
 from scbert_cll._evaluation.store import Done, FoldStore, fingerprint
-from scbert_cll._keys import slot_name
 from scbert_cll._process import Bar, as_it_was, calm
 from scbert_cll._version import __version__
 from scbert_cll.estimators import CellEstimator, ScBERTEstimator, seeded
@@ -67,7 +66,7 @@ class Task:
         counts, note = _checks.counts.noted_counts(adata, layer)
         cells = counts_only(adata, counts)
         totals = sparse.csr_matrix(cells.X).sum(axis=1).A1
-        _checks.adata.no_empty_cells(totals, adata, slot_name(layer))
+        _checks.adata.no_empty_cells(totals, adata, _checks.counts.slot_name(layer))
         ordered = bool(getattr(labels.dtype, "ordered", False))  # of categories
         return cls(cells, codes, classes, ordered, groups, {**note, **not_donors})
 
