@@ -32,7 +32,7 @@ def labelled_donors(draw, least_donors: int = 3):
 @given(labelled_donors(), st.sampled_from(SCHEMES), st.integers(1, 3))
 def test_every_labelled_cell_is_tested_once_per_repeat(data, scheme, n_repeats) -> None:
     y, donors = data
-    folds = outer_folds(y, donors, scheme=scheme, n_splits=3, n_repeats=n_repeats, seed=0)
+    folds = outer_folds(y, donors, scheme=scheme, n_splits=3, seeds=range(n_repeats))
     for repeat in range(n_repeats):
         tested = np.concatenate([f.test for f in folds if f.repeat == repeat])
         assert sorted(tested) == np.flatnonzero(y >= 0).tolist()
@@ -47,7 +47,7 @@ def test_every_labelled_cell_is_tested_once_per_repeat(data, scheme, n_repeats) 
 
 def test_leaving_one_donor_out_leaves_each_out_once() -> None:
     y, donors = np.tile([0, 1], 10), np.repeat(["a", "b", "c", "d"], 5)
-    folds = outer_folds(y, donors, scheme="leave_one_donor_out", n_splits=5, n_repeats=1, seed=0)
+    folds = outer_folds(y, donors, scheme="leave_one_donor_out", n_splits=5, seeds=[0])
     assert [set(donors[f.test]) for f in folds] == [{"a"}, {"b"}, {"c"}, {"d"}]
 
 
@@ -56,7 +56,7 @@ def test_repeats_of_k_folds_differ_and_the_seed_decides() -> None:
     first, again, other = (
         [
             f.test.tolist()
-            for f in outer_folds(y, donors, scheme="group_kfold", n_splits=5, n_repeats=2, seed=s)
+            for f in outer_folds(y, donors, scheme="group_kfold", n_splits=5, seeds=[s, s + 1])
         ]
         for s in (0, 0, 7)
     )
@@ -158,7 +158,7 @@ def test_repeats_hold_out_other_donors_of_the_toy() -> None:
     pp.label_cd49d(mdata)
     cells = mdata["rna"].obs
     y, donors = cells["cd49d"].cat.codes.to_numpy(), cells["donor"].astype(str).to_numpy()
-    folds = outer_folds(y, donors, scheme="group_kfold", n_splits=3, n_repeats=10, seed=0)
+    folds = outer_folds(y, donors, scheme="group_kfold", n_splits=3, seeds=range(10))
     seen = {
         partition(donors, [(f.train, f.test) for f in folds if f.repeat == repeat])
         for repeat in range(10)
@@ -227,7 +227,7 @@ def test_inner_folds_go_by_donor_where_that_is_possible() -> None:
 def test_too_few_to_hold_out(scheme, groups, message) -> None:
     y = np.r_[np.zeros(17, int), np.ones(3, int)]
     with pytest.raises(ValueError, match=message):
-        outer_folds(y, groups, scheme=scheme, n_splits=5, n_repeats=1, seed=0)
+        outer_folds(y, groups, scheme=scheme, n_splits=5, seeds=[0])
 
 
 def test_a_class_of_one_cell_has_no_inner_folds() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from scbert_cll._evaluation.intervals import OutOfFold, tables
-from scbert_cll._evaluation.pairs import Pairs
+from scbert_cll._evaluation.within_donors import Pairs
 from scbert_cll._signature.report.stability import stability
 from scbert_cll._survival.added_value import _gain
 from scbert_cll.pp._gate import _percentage
@@ -141,12 +141,12 @@ def test_gates_within_donors(n_donors: int, seed: int, kind: str) -> None:
     logit = score.get(kind, rng.normal(size=len(donors)) + 0.5 * positive)
     pairs = Pairs.of(np.column_stack([logit, rng.normal(size=len(donors))]), positive, donors)
     other = Pairs.of(np.column_stack([rng.normal(size=len(donors))] * 2), positive, donors)
-    for found, difference in ((pairs, False), (pairs.less(other), True)):
-        low, high = found.interval(rng, difference=difference)
+    for found, ends in ((pairs, (0.0, 1.0)), (pairs.less(other), None)):
+        low, high = found.interval(rng, ends)[:2]
         assert np.isnan(low) == np.isnan(high) == (n_donors == 1)
         assert n_donors == 1 or low <= found.auroc()[0] <= high
     if kind == "perfect" and n_donors >= 5:
-        assert pairs.interval(rng)[0] < 1
+        assert pairs.interval(rng, (0.0, 1.0)).low < 1
 
 
 @settings(max_examples=60, deadline=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -27,14 +28,9 @@ class Fold(NamedTuple):
 
 
 def outer_folds(
-    y: np.ndarray,
-    groups: np.ndarray | None,
-    scheme: Scheme,
-    n_splits: int,
-    n_repeats: int,
-    seed: int,
+    y: np.ndarray, groups: Groups, scheme: Scheme, n_splits: int, seeds: Sequence[int]
 ) -> list[Fold]:
-    """Folds in which every labelled cell is tested once per repeat.
+    """Folds in which every labelled cell is tested once per repeat, each with a seed of its own.
 
     `y` holds class codes, −1 for cells without a label; these are never tested. They may be learned
     from without a label where their donor trains, and with ``random_cell`` always.
@@ -42,8 +38,8 @@ def outer_folds(
     labelled = np.flatnonzero(y >= 0)
     donors = None if groups is None else groups[labelled]
     folds = []
-    for repeat in range(n_repeats):
-        tests = _tests(y[labelled], donors, scheme, n_splits, seed + repeat)
+    for repeat, seed in enumerate(seeds):
+        tests = _tests(y[labelled], donors, scheme, n_splits, seed)
         for i, test in enumerate(tests):
             tested = np.zeros(len(y), bool)
             tested[labelled[test]] = True
@@ -56,7 +52,7 @@ def outer_folds(
 
 
 def _tests(
-    y: np.ndarray, groups: np.ndarray | None, scheme: Scheme, n_splits: int, seed: int
+    y: np.ndarray, groups: Groups, scheme: Scheme, n_splits: int, seed: int
 ) -> list[np.ndarray]:
     """Positions of each fold's test cells among the labelled ones."""
     if scheme == "random_cell":

@@ -95,7 +95,6 @@ class Evaluation(NamedTuple):
 
 def tables(
     predictions: OutOfFold,
-    *,
     metrics: Sequence[str] = METRICS,
     n_bootstrap: int = 2000,
     positive_from: float = 30.0,
@@ -251,15 +250,13 @@ class _Study:
                 for side, why in _SIDES.items():
                     metric = f"{side}|{code}"
                     each = [_metrics.estimates([metric], y, p)[0] for p in complete]
-                    values = np.array(each)
-                    defined = values[np.isfinite(values)]
-                    mean = float(defined.mean()) if len(defined) else np.nan
-                    n_missing = len(values) - len(defined)
+                    values = pd.Series(each, dtype=np.float64).dropna()
+                    mean, n_missing = float(values.mean()), len(each) - len(values)
                     draws = self.draws[model][metric]
                     limits = interval_of(mean, draws, self.drawn, (0, 1))
                     row[side] = mean
                     row[f"{side}_low"], row[f"{side}_high"] = limits.low, limits.high
-                    missing = f"{side} undefined in {n_missing} of {len(values)} repeats: {why}"
+                    missing = f"{side} undefined in {n_missing} of {len(each)} repeats: {why}"
                     about, undefined = self._notes(limits)
                     notes += [about, missing if n_missing else ""]
                     notes += [f"{side} {undefined}" if undefined else ""]

@@ -28,6 +28,9 @@ _NEED_TWO = frozenset({*OF_RANKS, "balanced_accuracy", "mcc", "kappa_quadratic"}
 _SMALLEST = float(np.finfo(np.float32).eps)
 
 
+type Names = Sequence[str]  # of metrics
+
+
 class Score(NamedTuple):
     """A value, and in words why it is missing or what was agreed upon to have one."""
 
@@ -122,7 +125,7 @@ def ends(name: str, n_classes: int) -> tuple[float, float]:
 
 
 def estimates(
-    names: Sequence[str], y: np.ndarray, proba: np.ndarray, unit: np.ndarray | None = None
+    names: Names, y: np.ndarray, proba: np.ndarray, unit: np.ndarray | None = None
 ) -> np.ndarray:
     """Metrics of the cells, each counted once (metrics,)."""
     unit = np.zeros(len(y), int) if unit is None else unit
@@ -130,7 +133,7 @@ def estimates(
 
 
 def weighted(
-    names: Sequence[str], y: np.ndarray, proba: np.ndarray, unit: np.ndarray, weights: np.ndarray
+    names: Names, y: np.ndarray, proba: np.ndarray, unit: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
     """Metrics of the cells, each cell as often as the weight of its unit.
 

@@ -1,19 +1,62 @@
-"""Models compared within held-out donors, also with knowing nothing but the donor."""
+"""How well cells are ranked within donors, and models compared there with each other."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from scbert_cll._evaluation import bootstrap
-from scbert_cll._evaluation.bootstrap import Resampling, interval_of
+from scbert_cll._evaluation.bootstrap import Ends, Limits, Resampling, interval_of
 from scbert_cll._evaluation.metrics import ends, score, weighted
+from scbert_cll._evaluation.ranks import pairs_within, ratio
 
 METRICS: Final = ("macro_f1", "auroc_within")
 WITHIN_DONORS: Final = "bootstrap over cells within donors"
+_N_DRAWS: Final = 1000  # of an AUROC within donors
+
+
+class Pairs(NamedTuple):
+    """Pairs of a positive and a negative cell of one donor: those ranked right, and all.
+
+    The former by each of several logits.
+    """
+
+    right: np.ndarray  # (donors, logits)
+    n: np.ndarray  # (donors,)
+
+    @classmethod
+    def of(cls, logits: np.ndarray, positive: np.ndarray, donors: np.ndarray) -> Pairs:
+        """Of logits (cells, any number of them)."""
+        unit, y = np.unique(donors, return_inverse=True)[1], positive.astype(int)
+        counted = [pairs_within(y, np.column_stack([-x, x]), unit) for x in logits.T]
+        return cls(np.hstack([right for right, _ in counted]), counted[0][1][:, 0])
+
+    @classmethod
+    def stacked(cls, parts: Sequence[Pairs]) -> Pairs:
+        """Donors of several folds, one below the other."""
+        return cls(*map(np.concatenate, zip(*parts, strict=True)))
+
+    def auroc(self) -> np.ndarray:
+        """AUROC within donors, weighted by their number of pairs, of each logit."""
+        return np.asarray(self.right.sum(axis=0) / self.n.sum())
+
+    def less(self, other: Pairs) -> Pairs:
+        """Differences of the two, donor by donor."""
+        return Pairs(self.right - other.right, self.n)
+
+    def interval(self, rng: np.random.Generator, ends: Ends | None) -> Limits:
+        """Limits of the first logit's AUROC (of a difference without `ends`), 95 % over donors.
+
+        As in a cross-validation: the range of two to four donors. NaN with a single one.
+        """
+        drawn = bootstrap.over_donors(len(self.n), _N_DRAWS, rng)
+        if drawn is None:
+            return Limits(np.nan, np.nan, bootstrap.NONE, 0, "")
+        draws = ratio(drawn.weights @ self.right[:, 0], drawn.weights @ self.n)
+        return interval_of(float(self.auroc()[0]), draws, drawn, ends)
 
 
 class Compared(NamedTuple):

@@ -76,7 +76,7 @@ def _by_number(check: str, n: int | None, cells: Fitted, remedy: str) -> Finding
 def components(values: object, cells: Fitted) -> Finding:
     """Principal components are centred on the cells they were computed on."""
     remedy = "Compute the components on training cells and project the rest"
-    return _by_centre("obsm['X_pca']", np.asarray(values), cells, remedy)
+    return _by_mean("obsm['X_pca']", np.asarray(values), cells, remedy)
 
 
 def scaled(values: Matrix | None, cells: Fitted) -> Finding:
@@ -86,10 +86,10 @@ def scaled(values: Matrix | None, cells: Fitted) -> Finding:
         "Take mean and deviation of the training cells before X serves as input (the models here "
         "read tokens)"
     )
-    return _by_centre("var['mean'], var['std'] (scaling)", centred, cells, remedy)
+    return _by_mean("var['mean'], var['std'] (scaling)", centred, cells, remedy)
 
 
-def _by_centre(check: str, values: Matrix | None, cells: Fitted, remedy: str) -> Finding:
+def _by_mean(check: str, values: Matrix | None, cells: Fitted, remedy: str) -> Finding:
     """By the cells whose mean is 0."""
     off_all, off_train = (
         np.inf if values is None else _off_centre(values[mask])
@@ -111,7 +111,7 @@ def _by_either(check: str, fits: tuple[bool, bool], what: str, ok: str, remedy: 
 
 def _off_centre(values: Matrix) -> float:
     """How far from 0 a column's mean typically is, in its standard deviations."""
-    squares = np.square(values) if isinstance(values, np.ndarray) else values.multiply(values)
+    squares = values**2 if isinstance(values, np.ndarray) else values.multiply(values)
     deviation = np.sqrt(_mean(squares))
     varies = deviation > 0
     off = np.abs(_mean(values)[varies]) / deviation[varies]

@@ -85,7 +85,8 @@ class Task:
             rows = np.flatnonzero(pd.notna(self.groups))
             donors = self.groups[rows].astype(str)
         profile, folds = pd.factorize(profile_hashes(self.counts))[0], []
-        parts = outer_folds(self.codes[rows], donors, scheme, n_splits, n_repeats, seed)
+        seeds = range(seed, seed + n_repeats)
+        parts = outer_folds(self.codes[rows], donors, scheme, n_splits, seeds)
         for repeat, fold, train, test in parts:
             folds.append(Fold(repeat, fold, rows[train], rows[test]))
             shared = np.intersect1d(profile[rows[train]], profile[rows[test]])
@@ -106,9 +107,8 @@ class Task:
         """Cells, labels and donors of a training part."""
         cells = self.cells[rows].copy()
         y = pd.Series(self._named(self.codes[rows]), cells.obs_names)
-        if self.groups is None:
-            return cells, y, None
-        return cells, y, pd.Series(self.groups[rows], cells.obs_names)
+        donors = None if self.groups is None else pd.Series(self.groups[rows], y.index)
+        return cells, y, donors
 
     def test(self, rows: np.ndarray) -> AnnData:
         """Cells of a test part, without proteins; a name may tell its donor."""

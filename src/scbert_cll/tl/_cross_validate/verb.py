@@ -158,13 +158,8 @@ def cross_validate(
     target = _checks.adata.target(adata, copy=copy)
     proba, seconds = predict(task, chosen, parts, FoldStore(checkpoint), rng)
     baselines = [row for model in chosen for row in model.baselines]
-    evaluation = intervals.tables(
-        task.out_of_fold(proba, baselines, parts),
-        metrics=list(metrics),
-        n_bootstrap=n_bootstrap,
-        positive_from=positive_from,
-        seed=rng,
-    )
+    scored = task.out_of_fold(proba, baselines, parts)
+    evaluation = intervals.tables(scored, list(metrics), n_bootstrap, positive_from, rng)
     params |= {"models": list(proba), "baselines": baselines, "version": __version__}
     times = pd.DataFrame(seconds.items(), columns=["model", "seconds"])
     record = {

@@ -13,7 +13,7 @@ from scipy import sparse
 from sklearn.preprocessing import StandardScaler
 
 from scbert_cll._counts import log_normalised
-from scbert_cll._evaluation.pairs import Pairs
+from scbert_cll._evaluation.within_donors import Pairs
 from scbert_cll._signature.linear_filter import ridge
 from scbert_cll._signature.matched import Matcher
 from scbert_cll._signature.report import criteria
@@ -170,13 +170,14 @@ def criteria_of(
     rows = []
     for (subject, kind), pairs in scores.items():
         value, *random = pairs.auroc()
-        limits = pairs.interval(rng, difference=kind == criteria.COMPREHENSIVENESS)
+        ends = None if kind == criteria.COMPREHENSIVENESS else (0.0, 1.0)
+        limits = pairs.interval(rng, ends)
         null, rule = against(value, np.array(random)), "p ≤ 0.05"
         passed = null.p <= criteria.LEVEL
         if subject != criteria.ABUNDANCE and (criteria.ABUNDANCE, kind) in scores:
             rule += ", and more than abundance"
             passed &= bool(value > scores[criteria.ABUNDANCE, kind].auroc()[0])
-        numbers = value, *limits, *null
+        numbers = value, limits.low, limits.high, *null
         row = Criterion(prefix + kind, subject, *numbers, rule, verdict(passed), note)
         rows.append(row)
     return sorted(rows, key=lambda row: row.gate, reverse=True)

@@ -13,7 +13,7 @@ from anndata import AnnData
 from scipy import stats
 
 from scbert_cll import _checks, _keys
-from scbert_cll._evaluation.pairs import Pairs
+from scbert_cll._evaluation.within_donors import Pairs
 from scbert_cll._signature.data import PseudobulkData
 from scbert_cll._signature.matched import Matcher
 from scbert_cll._signature.report import criteria
