@@ -171,9 +171,7 @@ def logrank(outcome: Outcome, group: pd.Categorical) -> dict[str, float]:
     """
     k = len(group.categories)
     excess, variance = np.zeros(k), np.zeros((k, k))
-    strata = np.zeros(len(group)) if outcome.strata is None else outcome.strata
-    for stratum in np.unique(strata):
-        rows = np.flatnonzero(strata == stratum)
+    for rows in outcome.strata_rows():
         member, some = np.eye(k)[group.codes[rows]], outcome.take(rows)
         time, event = np.asarray(some.time), some.event
         at = np.unique(time[event])[:, None]

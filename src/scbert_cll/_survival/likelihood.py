@@ -73,10 +73,7 @@ class RiskSets:
     @classmethod
     def of(cls, outcome: Outcome) -> list[RiskSets]:
         """One for each stratum."""
-        if outcome.strata is None:
-            return [cls(outcome, np.arange(len(outcome.event)))]
-        strata = outcome.strata
-        return [cls(outcome, np.flatnonzero(strata == s)) for s in np.unique(strata)]
+        return [cls(outcome, rows) for rows in outcome.strata_rows()]
 
 
 class Moments(NamedTuple):
@@ -103,14 +100,17 @@ class Moments(NamedTuple):
 
 
 def moments(
-    outcome: Outcome, risk: np.ndarray, columns: np.ndarray, sets: list[RiskSets] | None = None
+    outcome: Outcome, risk: np.ndarray, columns: np.ndarray, *sets: RiskSets
 ) -> list[Moments]:
-    """The likelihood at the linear predictor `risk`, in parts (strata) that add up."""
+    """The likelihood at the linear predictor `risk`, in parts (strata) that add up.
+
+    `sets` are those of the outcome, where they are at hand.
+    """
     if outcome.time is None:
         return [_logistic(outcome.event, risk, columns)]
     return [
         of_stratum(s, risk[s.rows], columns[s.rows], np.ones(len(s.events)))
-        for s in (RiskSets.of(outcome) if sets is None else sets)
+        for s in sets or RiskSets.of(outcome)
     ]
 
 
@@ -122,31 +122,21 @@ def of_stratum(
     hazard = np.exp(risk - highest)[:, None]
     sums = stratum.sums(np.column_stack([hazard, hazard * columns]))
     total, mean = sums[:, 0], sums[:, 1:] / sums[:, :1]
-    return Moments(
-        float(event_weight @ (risk[stratum.events] - highest - np.log(total))),
-        event_weight @ (columns[stratum.events] - mean),
-        columns,
-        hazard[:, 0] * stratum.shared_out(event_weight / total),
-        mean,
-        event_weight,
-    )
+    height = float(event_weight @ (risk[stratum.events] - highest - np.log(total)))
+    slope = event_weight @ (columns[stratum.events] - mean)
+    weight = hazard[:, 0] * stratum.shared_out(event_weight / total)
+    return Moments(height, slope, columns, weight, mean, event_weight)
 
 
 def _logistic(event: np.ndarray, risk: np.ndarray, columns: np.ndarray) -> Moments:
     """With the best intercept, at which the probabilities add up to the number of events."""
-    intercept = brentq(
-        lambda a: expit(risk + a).sum() - event.sum(), -50 - risk.max(), 50 - risk.min()
-    )
-    expected = expit(risk + intercept)
-    weight = expected * (1 - expected)
-    return Moments(
-        float((event * (risk + intercept) - np.logaddexp(0, risk + intercept)).sum()),
-        (event - expected) @ columns,
-        columns,
-        weight,
-        (weight @ columns / weight.sum())[None],
-        np.array([weight.sum()]),
-    )
+    ends = -50 - risk.max(), 50 - risk.min()
+    logit = risk + brentq(lambda a: expit(risk + a).sum() - event.sum(), *ends)
+    expected = expit(logit)
+    height = float((event * logit - np.logaddexp(0, logit)).sum())
+    slope, weight = (event - expected) @ columns, expected * (1 - expected)
+    total, mean = np.array([weight.sum()]), (weight @ columns / weight.sum())[None]
+    return Moments(height, slope, columns, weight, mean, total)
 
 
 class Maximum(NamedTuple):
@@ -166,15 +156,13 @@ def maximum(outcome: Outcome, columns: np.ndarray) -> Maximum:
     if (spread < 1e-12).any():
         return Maximum(unknown, unknown, np.nan, np.nan, converged=False)
     x, coef = (columns - columns.mean(axis=0)) / spread, np.zeros(columns.shape[1])
-    sets = None if outcome.time is None else RiskSets.of(outcome)
+    sets = [] if outcome.time is None else RiskSets.of(outcome)
 
     def at(coef: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-        parts = moments(outcome, x @ coef, x, sets)
-        return (
-            sum(part.log_likelihood for part in parts),
-            np.sum([part.slope for part in parts], axis=0),
-            np.sum([part.information() for part in parts], axis=0),
-        )
+        parts = moments(outcome, x @ coef, x, *sets)
+        height = sum(part.log_likelihood for part in parts)
+        slope = np.sum([part.slope for part in parts], axis=0)
+        return height, slope, np.sum([part.information() for part in parts], axis=0)
 
     height, slope, information = at(coef)
     null, converged = height, False

@@ -124,24 +124,19 @@ def concordance(outcome: Outcome, risk: np.ndarray) -> float:
     other packages know neither entry nor strata, and agree with this otherwise. Without times it
     is the AUROC.
     """
-    comparable, event = _comparable(outcome), outcome.event
-    difference = risk[event][:, None] - risk[None, :]
-    difference = np.where(np.abs(difference) < 1e-12, 0.0, difference)
-    n = comparable.sum()
-    tied = ((difference == 0) & comparable).sum()
-    agree = ((difference > 0) & comparable).sum() + 0.5 * tied
-    return float(agree) / n if n else np.nan
-
-
-def _comparable(outcome: Outcome) -> np.ndarray:
-    """Events × patients: who was observed beyond the event, in the same stratum."""
     event = outcome.event
     if outcome.time is None:
-        return np.broadcast_to(~event, (int(event.sum()), len(event)))
-    at = outcome.time[event][:, None]
-    observed = (outcome.time > at) | ((outcome.time == at) & ~event)
-    if outcome.entry is not None:
-        observed &= outcome.entry < at
-    if outcome.strata is not None:
-        observed &= outcome.strata == outcome.strata[event][:, None]
-    return np.asarray(observed)
+        observed = np.tile(~event, (outcome.n_events, 1))
+    else:  # beyond the event: events × patients
+        at = outcome.time[event][:, None]
+        observed = (outcome.time > at) | ((outcome.time == at) & ~event)
+        if outcome.entry is not None:
+            observed &= outcome.entry < at
+        if outcome.strata is not None:
+            observed &= outcome.strata == outcome.strata[event][:, None]
+    difference = risk[event][:, None] - risk[None, :]
+    difference = np.where(np.abs(difference) < 1e-12, 0.0, difference)
+    n = observed.sum()
+    tied = ((difference == 0) & observed).sum()
+    agree = ((difference > 0) & observed).sum() + 0.5 * tied
+    return float(agree) / n if n else np.nan

@@ -54,6 +54,11 @@ class Outcome:
         arrays = {name: a[rows] for name, a in vars(self).items() if a is not None}
         return Outcome(**arrays)
 
+    def strata_rows(self) -> list[np.ndarray]:
+        """Positions of the patients of each stratum; without strata they are one."""
+        strata = np.zeros(len(self.event)) if self.strata is None else self.strata
+        return [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
+
     @property
     def n_events(self) -> int:
         return int(self.event.sum())
@@ -182,7 +187,7 @@ def read(adata: AnnData, keys: OutcomeKeys, unit: units.Unit) -> tuple[Outcome, 
         rows = attrition.included
         start = columns[keys.entry][rows] if keys.entry else None
         time = columns[keys.time][rows]
-        units.check_unit(time, unit, parameter="time_unit", entry=start)
+        units.check_unit(time, unit, what="time_unit", entry=start)
         units.check_not_brought_to_years(adata, keys.time, unit)
     return Outcome(attrition.event, **arrays), attrition
 

@@ -71,13 +71,13 @@ def times(column: pd.Series, key: str) -> pd.Series:
 
 
 def check_unit(
-    time: pd.Series, unit: str, *, parameter: str = "unit", entry: pd.Series | None = None
+    time: pd.Series, unit: str, *, what: str = "unit", entry: pd.Series | None = None
 ) -> None:
     """Times can be in the unit: followed five weeks to sixty years, on a clock of at most 120.
 
     Without an entry the clock starts with the follow-up; with one it may be age.
     """
-    choice(unit, list(PER_YEAR), parameter)
+    choice(unit, list(PER_YEAR), what)
     longest = float((time if entry is None else time - entry).max())
     latest, years = float(time.max()), longest / PER_YEAR[unit]
     oldest = latest / PER_YEAR[unit]
@@ -86,11 +86,11 @@ def check_unit(
     in_years = {u: longest / n for u, n in reversed(PER_YEAR.items()) if u != unit}
     likely = {u: n for u, n in in_years.items() if _IS_LIKELY <= n <= _LONGEST}
     hint = " or ".join(
-        f"{parameter}={u!r} (then the longest is {n:.1f} years)" for u, n in likely.items()
+        f"{what}={u!r} (then the longest is {n:.1f} years)" for u, n in likely.items()
     )
     hint = f"{hint}?" if hint else "Check the dates it comes from."
     smaller = [u for u in likely if PER_YEAR[u] > PER_YEAR[unit]]
-    if smaller and parameter == "time_unit":
+    if smaller and what == "time_unit":
         hint += f" Or make them {unit}: " + " or ".join(
             f"of {u} adata.obs[{time.name!r}] / {PER_YEAR[u] / PER_YEAR[unit]:g}" for u in smaller
         )
@@ -130,9 +130,7 @@ def in_unit(result: Mapping[str, Any], unit: Unit | None) -> Mapping[str, Any]:
         return result
     choice(str(now), list(PER_YEAR), "The time_unit of the result")
     factor = PER_YEAR[choice(unit, list(PER_YEAR), "time_unit")] / PER_YEAR[now]
-    tables = {}
-    for name in [name for name in _TIMES if name in result]:
-        table = result[name]
-        columns = [column for column in _TIMES[name] if column in table]
-        tables[name] = table.assign(**{key: table[key] * factor for key in columns})
+    tables = {name: result[name].copy() for name in _TIMES if name in result}
+    for name, table in tables.items():
+        table[table.columns.intersection(_TIMES[name])] *= factor
     return {**result, **tables, "params": params | {"time_unit": unit}}
