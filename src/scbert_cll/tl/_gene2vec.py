@@ -144,8 +144,7 @@ def gene2vec(
     choice(method, ("svd", "skip_gram"), "method")
     tells_donors = method == "skip_gram" and vectors is None
     if donor_key not in (None, _keys.DONOR) and not tells_donors:
-        ready = "ready vectors (vectors=)"
-        without = f"method={method!r}" if vectors is None else ready
+        without = f"method={method!r}" if vectors is None else "ready vectors (vectors=)"
         raise ValueError(
             f"donor_key={donor_key!r} has no effect on {without}: only skip-gram tells donors "
             f'apart. Leave donor_key out, or choose method="skip_gram" without vectors=.'

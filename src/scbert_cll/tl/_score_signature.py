@@ -125,7 +125,7 @@ def score_signature(
     values, note = (_log_counts if normalize else _log_values)(adata, layer)
     values, used = values[:, np.flatnonzero(measured)], weight[present]
     if method in ("ulm", "zscore"):
-        _check_varies(values, used, adata, method)
+        _check_flat(values, used, adata, method)
     scores = decoupler.scores(values, names, {"signature": used}, method)[:, 0]
     weight_found = float(used.abs().sum() / weight.abs().sum())
     missing = weight.index[~present]
@@ -162,14 +162,13 @@ def _log_values(adata: AnnData, layer: str | None) -> tuple[Matrix, dict[str, in
         what = f"holds {n} values that are NaN or infinite; fill them"
         raise ValueError(f"{where.where} {what}.")
     if are_whole(values.data):
-        remedy = "leave normalize=True for raw counts"
         what = "holds whole numbers only, so no log-expression"
-        raise ValueError(f"{where.where} {what}; {remedy}.")
+        raise ValueError(f"{where.where} {what}; leave normalize=True for raw counts.")
     is_dense = isinstance(where.values, np.ndarray)
     return (values.toarray() if is_dense else values).astype(np.float64), {}
 
 
-def _check_varies(values: Matrix, weight: pd.Series, adata: AnnData, method: str) -> None:
+def _check_flat(values: Matrix, weight: pd.Series, adata: AnnData, method: str) -> None:
     """Refuse cells with one value for all genes, and a signature without other genes."""
     if values.shape[1] == len(weight) and weight.nunique() == 1:
         raise ValueError(

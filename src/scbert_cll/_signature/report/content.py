@@ -19,10 +19,6 @@ from scbert_cll._signature.report.ranking import Ranking
 
 _NOT_TESTED = "none of these genes was tested"
 _TIERS = ("T1", "T2")
-_ORDER = (
-    *(criteria.CHROMOSOME, criteria.FAMILIES, criteria.CONTAMINATION),
-    *(criteria.SETS, criteria.REFERENCE),
-)
 
 
 class Chosen(NamedTuple):
@@ -51,20 +47,18 @@ def content(
     families = pd.Series(family(tested, None), index=tested)
     reference = reference_genes().groupby("tier")["gene"].agg(list)
     wanted = [gene for tier in _TIERS for gene in reference[tier]]
-    rows, sets_of = [], {}
-    for name, names in subjects.items():
-        chosen = Chosen(name, names, tested)
-        rows += [_on_chromosome(chosen, chromosome), _in_families(chosen, families)]
-        rows.append(_of_other_cells(chosen, reference["contamination"]))
-        rows.append(_recovers(name, scores[name], wanted, rng))
-        if sets is not None:
-            sets_of[name] = over_representation(names, tested, sets)
-            rows.append(_in_sets(name, sets_of[name]))
-    rows.sort(key=lambda row: _ORDER.index(row.gate))
-    if sets is None:
-        return rows, {}
-    table = pd.concat(sets_of, names=["subject"]).reset_index("subject")
-    return rows, {"enrichment": table.reset_index(drop=True).rename(index=str)}
+    chosen = [Chosen(name, names, tested) for name, names in subjects.items()]
+    rows = [_on_chromosome(c, chromosome) for c in chosen]
+    rows += [_in_families(c, families) for c in chosen]
+    rows += [_of_other_cells(c, reference["contamination"]) for c in chosen]
+    tables = {}
+    if sets is not None:
+        sets_of = {c.subject: over_representation(c.genes, tested, sets) for c in chosen}
+        rows += [_in_sets(name, table) for name, table in sets_of.items()]
+        table = pd.concat(sets_of, names=["subject"]).reset_index("subject")
+        tables["enrichment"] = table.reset_index(drop=True).rename(index=str)
+    rows += [_recovers(name, scores[name], wanted, rng) for name in subjects]
+    return rows, tables
 
 
 def _on_chromosome(chosen: Chosen, chromosome: pd.Series | None) -> Criterion:

@@ -22,7 +22,7 @@ def log_odds(share: np.ndarray, n: np.ndarray) -> np.ndarray:
     return np.asarray(np.log((share * n + 0.5) / ((1 - share) * n + 0.5)))
 
 
-def limits(at: float, predicted: np.ndarray, measured: np.ndarray) -> tuple[float, float]:
+def limits(at: float, predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
     """95 % prediction interval of a share (0 to 1) from log odds: its own and other donors'.
 
     With few donors the prediction is taken as it is, so that a common error makes the interval
@@ -35,14 +35,13 @@ def limits(at: float, predicted: np.ndarray, measured: np.ndarray) -> tuple[floa
         around = ((predicted - mean) ** 2).sum()
         slope = ((predicted - mean) * measured).sum() / around if around > 0 else 0.0
         if slope <= 0:
-            return np.nan, np.nan
+            return np.full(2, np.nan)
         errors, n_lost = measured - measured.mean() - slope * (predicted - mean), 2
         centre = measured.mean() + slope * (at - mean)
         leverage = (at - mean) ** 2 / around
     spread = np.sqrt((errors**2).sum() / (n - n_lost))
     reach = t.ppf(0.975, n - n_lost) * spread * np.sqrt(1 + 1 / n + leverage)
-    low, high = expit(centre + np.array([-reach, reach]))
-    return float(low), float(high)
+    return np.asarray(expit(centre + np.array([-reach, reach])))
 
 
 def others(donors: pd.DataFrame, min_cells: int) -> pd.DataFrame:

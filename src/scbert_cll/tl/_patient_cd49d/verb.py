@@ -223,9 +223,8 @@ def _of_patients(adata: AnnData, donor: pd.Series, keys: Sequence[str]) -> pd.Da
     """Columns of `obs` with one value per donor, by donor."""
     obs = cast("pd.DataFrame", adata.obs).loc[donor.index]
     if same := sorted(set(keys) & {*_MEASURED, *_PREDICTED}):
-        remedy = "rename them in adata.obs"
         columns = f"columns that are made here: {listed(same)}"
-        raise ValueError(f"obs_keys names {columns}; {remedy}.")
+        raise ValueError(f"obs_keys names {columns}; rename them in adata.obs.")
     for key in keys:
         key_in(key, obs, "adata.obs")
         n_values = obs[key].groupby(donor, observed=True).nunique(dropna=False)

@@ -14,8 +14,8 @@ from scbert_cll import _checks
 from scbert_cll._checks.words import choice, key_in, listed, number_in, share
 from scbert_cll._signature import decoupler, weights
 from scbert_cll._signature.weights import Weights
+from scbert_cll._survival import outcome as outcomes
 from scbert_cll._survival.models import design
-from scbert_cll._survival.outcome import Attrition, Outcome, OutcomeKeys, covariates, refuse_outcome
 from scbert_cll._survival.units import numbers_of
 from scbert_cll.tl._prognosis.bulk import WEIGHTED, Bulk, unit
 from scbert_cll.tl._prognosis.names import PROLIFERATION, SCORE
@@ -115,20 +115,29 @@ class Score:
 class Cohort:
     """All samples, who of them is followed and scored, and what is asked of them."""
 
-    outcome: Outcome
-    attrition: Attrition
+    outcome: outcomes.Outcome
+    attrition: outcomes.Attrition
     score: Score
     covariates: pd.DataFrame
     options: Options
 
+    def patients(
+        self, who: np.ndarray, covariates: pd.DataFrame, proliferation: pd.DataFrame
+    ) -> Patients:
+        """Some of them, true/false; covariates and proliferation are those of all samples."""
+        rows = np.flatnonzero(who)
+        outcome, clinical = self.outcome.take(rows), design(covariates.iloc[rows])
+        score = self.score.values.iloc[rows].to_frame()
+        return Patients(rows, outcome, score, clinical, proliferation.iloc[rows])
+
 
 def clinical_covariates(
-    adata: AnnData, keys: Sequence[str], score_key: str | None, outcome: OutcomeKeys
+    adata: AnnData, keys: Sequence[str], score_key: str | None, outcome: Sequence[str]
 ) -> pd.DataFrame:
     """Established clinical factors; neither they nor a score of the user's are an outcome."""
     if score_key is not None:
-        refuse_outcome(adata, score_key, outcome.columns, "name another score_key")
-    columns = covariates(adata, keys, outcome.columns)
+        outcomes.refuse_outcome(adata, score_key, outcome, "name another score_key")
+    columns = outcomes.covariates(adata, keys, outcome)
     if clash := [key for key in keys if key in (SCORE, PROLIFERATION)]:
         raise ValueError(
             f"Covariates cannot be called {listed(clash)}, as columns of the models are: rename "
@@ -142,22 +151,7 @@ class Patients:
     """Some of the samples, with the columns of the models."""
 
     rows: np.ndarray
-    outcome: Outcome
+    outcome: outcomes.Outcome
     score: pd.DataFrame  # one column
     clinical: pd.DataFrame  # numbers
     proliferation: pd.DataFrame  # one column, or none
-
-    @classmethod
-    def of(
-        cls,
-        cohort: Cohort,
-        included: np.ndarray,
-        covariates: pd.DataFrame,
-        proliferation: pd.DataFrame,
-    ) -> Patients:
-        """Those who are included; covariates and proliferation are those of all samples."""
-        rows = np.flatnonzero(included)
-        outcome = cohort.outcome.take(rows)
-        score = cohort.score.values.iloc[rows].to_frame()
-        clinical = design(covariates.iloc[rows])
-        return cls(rows, outcome, score, clinical, proliferation.iloc[rows])

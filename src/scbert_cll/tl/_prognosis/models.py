@@ -28,11 +28,11 @@ def answers(cohort: Cohort, rng: np.random.Generator) -> dict[str, object]:
         attrition.require(covariates[name].notna(), f"{name} is missing")
     proliferation, notes = _proliferation(cohort)
     followed = cohort.attrition.included
-    scored = Patients.of(cohort, followed, covariates[[]], proliferation)
+    scored = cohort.patients(followed, covariates[[]], proliferation)
     complete = scored
     if covariates.shape[1]:
         _check_complete_cases(cohort, attrition)
-        complete = Patients.of(cohort, attrition.included, covariates, proliferation)
+        complete = cohort.patients(attrition.included, covariates, proliferation)
     _check_events(complete, options)
     gene, gene_notes = _single_gene(cohort)
     models = _models(scored, complete, gene)

@@ -20,7 +20,7 @@ def against_random_sets(
     cohort: Cohort, scored: Patients, complete: Patients, rng: np.random.Generator
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """Z of random sets, the score's rank among them by adjustment, and why there are no sets."""
-    random, notes = _random_scores(cohort, rng)
+    random, notes = _draw(cohort, rng)
     none = pd.DataFrame(index=scored.score.index)
     adjustments = [(NOTHING, scored, none)]
     adjustments.append((PROLIFERATION, scored, scored.proliferation))
@@ -37,7 +37,7 @@ def against_random_sets(
     return null, pd.DataFrame([test for _, test in parts]).rename(index=str), notes
 
 
-def _random_scores(cohort: Cohort, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
+def _draw(cohort: Cohort, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
     """Samples × random sets, or why there are none."""
     score, options = cohort.score, cohort.options
     none = np.empty((len(score.values), 0))

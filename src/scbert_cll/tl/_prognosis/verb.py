@@ -174,7 +174,7 @@ def prognosis(
     >>> bool(report.null_tests["empirical_p"].iloc[0] < 0.05)
     True
     """
-    params = _record.params(locals())
+    params = _record.params(arguments := locals())
     outcomes.patients(adata)
     _checks.adata.target(adata, copy=False)
     strata = tuple(outcomes.column_names(strata, "strata"))
@@ -184,21 +184,11 @@ def prognosis(
     if (signature is None) == (score_key is None):
         raise ValueError("Hand over either a signature or score_key=, the obs column of a score.")
     times = units.usual_times(time_unit) if times is None else times
-    options = Options(
-        method=method,
-        min_matched=min_matched,
-        cut=cut,
-        gene=gene,
-        proliferation=proliferation,
-        min_events_per_variable=min_events_per_variable,
-        expected_ratio=expected_ratio,
-        times=times,
-        n_random=n_random,
-        n_bootstrap=n_bootstrap,
-    )
+    chosen = {name: arguments[name] for name in Options.__dataclass_fields__}
+    options = Options(**chosen | {"times": times})
     generator = np.random.default_rng(rng)
     outcome, attrition = outcomes.read(adata, keys, time_unit)
-    clinical = clinical_covariates(adata, covariates, score_key, keys)
+    clinical = clinical_covariates(adata, covariates, score_key, keys.columns)
     if signature is None:
         score = Score.of_column(adata, str(score_key), layer)
     else:
