@@ -27,8 +27,7 @@ from scbert_cll import pp, tl
 from scbert_cll.model import ScBERT, ScBERTClassifier
 from scbert_cll.model.training import checkpoints
 from scbert_cll.model.training.checkpoints import WholeCheckpoints, is_whole, written
-from scbert_cll.model.training.options import Finetuning, Pretraining
-from scbert_cll.model.training.run_settings import ELSEWHERE, FREE, compared
+from scbert_cll.model.training.options import ELSEWHERE, FREE, Finetuning, Pretraining, compared
 
 QUIET: dict[str, Any] = {"accelerator": "cpu", "enable_progress_bar": False}
 NETWORK: dict[str, Any] = {"n_hidden": 8, "n_heads": 2, "gene_embedding": "learned", "dropout": 0.1}

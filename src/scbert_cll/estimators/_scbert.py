@@ -235,11 +235,11 @@ class ScBERTEstimator(CellEstimator):
         counts, rng = sparse.csr_matrix(train.X), np.random.default_rng(self.rng)
         if self.gene_embedding == "gene2vec":
             donors = pd.factorize(train.obs[_DONOR].to_numpy())[0]
-            vectors, _ = _gene_vectors.co_expression_vectors(counts, genes, donors, rng)
+            seed, options = int(rng.integers(2**31)), _gene_vectors.SKIP_GRAM
+            vectors, _ = _gene_vectors.co_expression_vectors(counts, genes, donors, options, seed)
         else:
             n = width(**dict(self.network or {}))
-            principal = _gene_vectors.principal_vectors
-            vectors = principal(counts, genes, n_dims=n, seed=self.rng)
+            vectors = _gene_vectors.principal_vectors(counts, genes, n, 0.0, self.rng)
         if self.gene_embedding == "shuffled":
             vectors = vectors.set_axis(rng.permutation(vectors.index), axis=0)
         vectors = vectors.reindex(genes, fill_value=0.0)

@@ -12,14 +12,12 @@ from anndata import AnnData
 
 from scbert_cll import _checks, _keys
 from scbert_cll._disk.formats import Json
-from scbert_cll.model import _scvi
+from scbert_cll.model import _inference, _scvi
 from scbert_cll.model._base import TokenModel
 from scbert_cll.model._scbert import ScBERT
 from scbert_cll.model.corpus.data import CorpusData
-from scbert_cll.model.exchange import pretrained, scbert
-from scbert_cll.model.exchange.hub import class_of, model_folder
+from scbert_cll.model.exchange import hub, pretrained, scbert
 from scbert_cll.model.explain import attribution, perturbation, randomization
-from scbert_cll.model.linear import ensemble
 from scbert_cll.model.linear.regression import Combine
 from scbert_cll.model.training.fit import finetune
 from scbert_cll.model.training.options import BatchSize, Finetuning, Freeze
@@ -157,8 +155,8 @@ class ScBERTClassifier(TokenModel):
         >>> classifier = ScBERTClassifier.from_pretrained("our-lab/cll-cd49d")
         """
         if isinstance(model, (str, os.PathLike)):
-            folder = model_folder(model, revision=revision, token=token)
-            if class_of(folder) == cls.__name__:
+            folder = hub.model_folder(model, revision=revision, token=token)
+            if hub.class_of(folder) == cls.__name__:
                 cells = adata if isinstance(adata, AnnData) else None
                 ready = cls.load(folder, cells, accelerator=accelerator)
                 pretrained.refuse_changes(ready, folder, labels_key, network)
@@ -298,9 +296,9 @@ class ScBERTClassifier(TokenModel):
         options = Finetuning.of("ScBERTClassifier.train", locals(), trainer)
         finetune(self, options, datamodule)
 
-    predict = ensemble.predict
-    predict_and_embed = ensemble.predict_and_embed
-    predict_parts = ensemble.predict_parts
+    predict = _inference.predict
+    predict_and_embed = _inference.predict_and_embed
+    predict_parts = _inference.predict_parts
 
     get_gene_attribution = attribution.get_gene_attribution
     get_gene_occlusion = perturbation.get_gene_occlusion

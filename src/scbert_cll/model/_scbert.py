@@ -15,8 +15,7 @@ from scbert_cll._disk.formats import Json
 from scbert_cll.model import _scvi
 from scbert_cll.model._base import TokenModel
 from scbert_cll.model.corpus.data import CorpusData
-from scbert_cll.model.exchange import scbert
-from scbert_cll.model.exchange.hub import class_of, model_folder
+from scbert_cll.model.exchange import hub, scbert
 from scbert_cll.model.training.fit import pretrain
 from scbert_cll.model.training.options import BatchSize, Logging, Pretraining
 from scbert_cll.vocab import Vocabulary
@@ -204,8 +203,8 @@ class ScBERT(TokenModel):
         --------
         >>> model = ScBERT.from_pretrained("our-lab/cll-scbert")
         """
-        folder = model_folder(source, revision=revision, token=token)
-        if (kind := class_of(folder)) not in (None, cls.__name__):
+        folder = hub.model_folder(source, revision=revision, token=token)
+        if (kind := hub.class_of(folder)) not in (None, cls.__name__):
             raise ValueError(
                 f"{source} holds a {kind}, not a {cls.__name__}; use {kind}.from_pretrained."
             )

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from scbert_cll._checks.words import listed
 
+type Tensors = Mapping[str, Tensor | np.ndarray]  # by their names
 _UNUSABLE: Final = (
     "Such a network calls all cells alike. Load the model that was saved before, or train anew "
     "with a smaller lr=."
 )
 
 
-def not_finite(tensors: Mapping[str, Tensor | np.ndarray]) -> list[str]:
+def not_finite(tensors: Tensors) -> list[str]:
     """Names of the tensors that hold a NaN or an infinity.
 
     A device is waited for once, whatever their number.
@@ -32,11 +33,7 @@ def not_finite(tensors: Mapping[str, Tensor | np.ndarray]) -> list[str]:
     return [name for name, is_fine in zip(tensors, fine, strict=True) if not is_fine]
 
 
-def usable(
-    tensors: Mapping[str, Tensor | np.ndarray],
-    what: str = "The model",
-    remedy: str = _UNUSABLE,
-) -> None:
+def usable(tensors: Tensors, what: str = "The model", remedy: str = _UNUSABLE) -> None:
     """Refuse tensors that are not finite, by name."""
     if bad := not_finite(tensors):
         raise ValueError(
@@ -71,7 +68,7 @@ def bits(value: Any) -> Any:
     return [bits(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def tensors_digest(tensors: Mapping[str, Tensor | np.ndarray]) -> str:
+def tensors_digest(tensors: Tensors) -> str:
     """Checksum of tensors or arrays and their names."""
     checksum = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):

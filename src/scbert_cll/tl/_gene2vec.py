@@ -13,8 +13,7 @@ from anndata import AnnData
 
 from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll._checks.words import choice, listed, number_in, share
-from scbert_cll.model import _gene_vectors as co_expression
-from scbert_cll.model._vector_files import read_vectors, source
+from scbert_cll.model import _gene_vectors
 
 logger = logging.getLogger(__name__)
 
@@ -150,12 +149,12 @@ def gene2vec(
             f'apart. Leave donor_key out, or choose method="skip_gram" without vectors=.'
         )
     sizes = cells_per_metacell, n_metacells, epochs
-    options = co_expression.SkipGram(n_dims, n_neighbors, min_detected, *sizes)
+    options = _gene_vectors.SkipGram(n_dims, n_neighbors, min_detected, *sizes)
     adata = _checks.adata.target(adata, copy=copy)
     numbers: dict[str, int] = {}
     if vectors is not None:
         share(min_matched, "min_matched")
-        table = read_vectors(vectors)
+        table = _gene_vectors.read_vectors(vectors)
         names, genes = adata.var_names, table.index
         is_matched = names.isin(genes)
         if is_matched.mean() < min_matched or not is_matched.any():
@@ -165,7 +164,7 @@ def gene2vec(
                 f"{listed(genes[~genes.isin(names)], 3)}. Use the same kind of name on both sides "
                 "(symbols or Ensembl), or lower min_matched."
             )
-        params |= {"n_dims": table.shape[1], "source": source(vectors)}
+        params |= {"n_dims": table.shape[1], "source": _gene_vectors.source(vectors)}
     else:
         for name, value in asdict(options).items():
             if name != "min_detected":
@@ -178,16 +177,13 @@ def gene2vec(
         params |= {**note, **left_out, "source": "co-expression"}
         totals = counts.sum(axis=1).A1
         _checks.adata.no_empty_cells(totals, adata[cells], "the training cells")
-        generator = np.random.default_rng(rng)
+        seed = int(np.random.default_rng(rng).integers(2**31))
         if method == "svd":
-            seed = int(generator.integers(2**31))
-            table = co_expression.principal_vectors(
-                counts, genes, n_dims=n_dims, min_detected=min_detected, seed=seed
-            )
+            table = _gene_vectors.principal_vectors(counts, genes, n_dims, min_detected, seed)
             numbers["n_cells"] = counts.shape[0]
         else:
-            table, numbers = co_expression.co_expression_vectors(
-                counts, genes, donors, generator, options
+            table, numbers = _gene_vectors.co_expression_vectors(
+                counts, genes, donors, options, seed
             )
     n_with_vector = int(adata.var_names.isin(table.index).sum())
     logger.info("%d of %d genes have a vector", n_with_vector, adata.n_vars)

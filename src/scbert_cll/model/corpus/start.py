@@ -17,8 +17,7 @@ from scbert_cll.model import _scvi, _tensors
 from scbert_cll.model._inference import hidden_genes, refuse_other_tokens
 from scbert_cll.model._protocols import Classifier, Network
 from scbert_cll.model.corpus.data import CorpusData, without_cells
-from scbert_cll.model.linear import ensemble
-from scbert_cll.model.linear.regression import Examples
+from scbert_cll.model.linear.regression import Examples, fit_linear
 from scbert_cll.model.training.options import as_seed, seeded
 from scbert_cll.nn import Performer
 
@@ -96,7 +95,7 @@ def labelled(
     attached(model, data, seed, labels_key=model.labels_key, classes=model.classes)
     where = f"{model.labels_key!r} of {data.corpus.path}"
     _checks.adata.every_class(data.labels[_keys.TRAIN], model.classes, where)
-    ensemble.fit_beside(model, _sample_for_linear(data, seed))
+    model.linear_ = fit_linear(_sample_for_linear(data, seed))
     return data
 
 

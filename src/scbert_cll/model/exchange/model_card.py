@@ -21,9 +21,8 @@ from scbert_cll._evaluation.bootstrap import NONE
 from scbert_cll._optional import optional
 from scbert_cll._version import __version__
 from scbert_cll.model import _scvi
-from scbert_cll.model._inference import hidden_genes
+from scbert_cll.model._inference import described, hidden_genes
 from scbert_cll.model._protocols import Network
-from scbert_cll.model.linear.ensemble import described
 
 _TEXTS: Final = "model_card.yaml"  # of all that the page says
 _MARKER: Final = "ITGA4"  # the gene of CD49d

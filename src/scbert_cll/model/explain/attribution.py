@@ -13,10 +13,10 @@ from torch import Tensor
 from scbert_cll import _checks, _keys
 from scbert_cll._checks.words import choice
 from scbert_cll._evaluation.metrics import score
+from scbert_cll.model import _inference
 from scbert_cll.model._inference import batches, calm_for, cells_of, token_rows
 from scbert_cll.model._protocols import Classifier
 from scbert_cll.model.explain.groups import code_of, coded, genes_of
-from scbert_cll.model.linear.ensemble import predict_parts
 from scbert_cll.model.training.devices import enough_memory
 from scbert_cll.nn import attribution
 from scbert_cll.nn.attribution import Cells
@@ -164,7 +164,7 @@ def held_out_auroc(
         return float("nan")
     rows, target = held_out[0], target or model.classes[-1]
     positive = (labels[rows] == target).to_numpy().astype(np.int64)
-    network = predict_parts(model, adata[rows], batch_size=batch_size).network
+    network = _inference.predict_parts(model, adata[rows], batch_size=batch_size).network
     proba = network[target].to_numpy()
     who = None if donors is None else donors[rows].to_numpy()
     name = "auroc" if who is None else "auroc_within"

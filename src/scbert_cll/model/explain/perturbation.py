@@ -15,10 +15,10 @@ from torch import Tensor
 from scbert_cll import _checks
 from scbert_cll._checks.words import number_in
 from scbert_cll._process import Bar
+from scbert_cll.model import _inference
 from scbert_cll.model._inference import cells_of, collect, token_rows
 from scbert_cll.model._protocols import Classifier
 from scbert_cll.model.explain.groups import code_of, coded, evenly_spaced
-from scbert_cll.model.linear import ensemble
 from scbert_cll.model.training.batches import TokenRows
 from scbert_cll.nn import attribution
 
@@ -277,9 +277,9 @@ def _odds(
     model: Classifier, data: TokenRows, code: int, batch_size: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log-odds of a class as it is predicted (cells,), and embeddings (cells, n_hidden)."""
-    logits, latent = ensemble.logits_and_latent(model, data, batch_size, None)
+    logits, latent = _inference.logits_and_latent(model, data, batch_size, None)
     linear = None if model.linear_ is None else model.linear_.logits(data.csr)
-    joined = ensemble.joined_proba(model, logits.astype(np.float64), linear)
+    joined = _inference.joined_proba(model, logits.astype(np.float64), linear)
     proba = np.clip(joined[:, code], _LEAST, 1 - _LEAST)
     return np.log(proba) - np.log1p(-proba), latent
 

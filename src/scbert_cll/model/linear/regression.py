@@ -1,4 +1,7 @@
-"""Logistic regression on the tokens that the network reads, by scikit-learn's exact solver."""
+"""Logistic regression on the tokens that the network reads, by scikit-learn's exact solver.
+
+It is fitted beside a network; what predictions make of both is in `model/_inference.py`.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,16 @@ from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from scipy import sparse
-from scipy.special import softmax
+from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from scbert_cll._evaluation.folds import inner_folds
+from scbert_cll.model._tensors import usable
 
 Combine = Literal["none", "average", "residual"]
-COMBINE: Final = ("none", "average", "residual")
 STRENGTHS: Final = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _DEFAULT: Final = 1e-3  # where no cell can be spared to choose
 _INNER: Final = 3
@@ -92,15 +95,23 @@ def fit_linear(cells: Examples) -> LinearPart:
 
     The L2 penalty is the one with the lowest weighted log-loss on held-out cells. These are the
     validation cells where there are some of each class, else inner folds of the training cells.
+
+    Raises
+    ------
+    ValueError
+        Its coefficients are not finite.
     """
     n_classes = [len(np.unique(cells.codes[rows])) for rows in (cells.train, cells.val)]
     folds = [(cells.train, cells.val)]
     if n_classes[0] != n_classes[1]:
-        if not cells.can_hold_out:
-            return cells.fitted(cells.train, _DEFAULT)
-        folds = cells.inner_folds()
-    losses = [np.mean([cells.loss(*fold, c) for fold in folds]) for c in STRENGTHS]
-    return cells.fitted(cells.train, STRENGTHS[int(np.argmin(losses))])
+        folds = cells.inner_folds() if cells.can_hold_out else []
+    strength = _DEFAULT
+    if folds:
+        losses = [np.mean([cells.loss(*fold, c) for fold in folds]) for c in STRENGTHS]
+        strength = STRENGTHS[int(np.argmin(losses))]
+    part = cells.fitted(cells.train, strength)
+    usable(part.arrays(), "The logistic regression beside the network")
+    return part
 
 
 def out_of_fold_logits(part: LinearPart, cells: Examples) -> np.ndarray:
@@ -115,3 +126,9 @@ def out_of_fold_logits(part: LinearPart, cells: Examples) -> np.ndarray:
         of_fold = cells.fitted(fit, part.strength)
         logits[left_out] = of_fold.logits(cells.tokens[left_out])
     return logits
+
+
+def loss_of_logits(logits: np.ndarray, codes: np.ndarray, weights: np.ndarray) -> float:
+    """Cross-entropy as training computes it for validation cells, whose weights have mean 1."""
+    of_class = log_softmax(logits, axis=1)[np.arange(len(codes)), codes]
+    return float(np.mean(-of_class * weights))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import re
 import signal
@@ -17,7 +18,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -29,16 +30,19 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from scbert_cll._checks.words import listed
 from scbert_cll._disk import in_place
-from scbert_cll._disk.formats import Json, digest, same, versions, write_json
+from scbert_cll._disk.formats import Json, digest, plain, same, versions, write_json
 from scbert_cll._disk.left_overs import only_writer
 from scbert_cll._process import in_main_thread
-from scbert_cll.model._tensors import bits
-from scbert_cll.model.training import run_settings
-from scbert_cll.model.training.history import History
-from scbert_cll.model.training.options import Fit
+from scbert_cll.model._protocols import Network
+from scbert_cll.model._tensors import bits, tensors_digest
+from scbert_cll.model.training.batches import ResumableData
+from scbert_cll.model.training.callbacks import History
+from scbert_cll.model.training.options import Fit, compared
+from scbert_cll.model.training.plans import Plan, is_sharded
 from scbert_cll.nn.config import renamed
 
 RUN: Final = "run"  # the settings of the run, in a checkpoint
+MAY_CHANGE: Final = "may_change"  # what of them a run can go on without
 # to be read by people; a run is known by what its checkpoints hold
 RUN_FILE: Final = "run.json"
 _NAME: Final = re.compile(r"step_([0-9]{1,18})\.ckpt")
@@ -50,6 +54,9 @@ _PART: Final = 2**20
 _KEPT: Final = 2  # should the newest be damaged, there is the one before
 _NAMES: Final = ("SIGTERM", "SIGUSR1")  # the second is not on every system
 _SIGNALS: Final = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+# on which the last digits of weights depend
+_LIBRARIES: Final = ("torch", "lightning", "numpy")
+_MOST: Final = 6  # differences that are named
 
 
 # ---- the file
@@ -153,8 +160,7 @@ def _parts(checkpoint: Json) -> list[memoryview | bytes]:
     torch.save(checkpoint, memory)
     content = memory.getbuffer()[: -len(_LENGTH)]
     # what makes a run another run
-    may_change = run_settings.MAY_CHANGE
-    run = digest({name: settings[name] for name in settings if name != may_change})
+    run = digest({name: settings[name] for name in settings if name != MAY_CHANGE})
     return [content, _seal(hashlib.sha256(content), run.encode())]
 
 
@@ -162,6 +168,78 @@ def _write(path: Path, parts: Iterable[memoryview | bytes]) -> None:
     with path.open("wb") as file:
         for part in parts:
             file.write(part)
+
+
+# ---- which run it is
+
+
+def settings_of(
+    model: Network, plan: Plan, data: ResumableData, options: Fit, trainer: L.Trainer
+) -> Json:
+    """All that decides what comes out of a training: a run with other settings is another run."""
+    trained = [name for name, one in plan.named_parameters() if one.requires_grad]
+    linear = {} if model.linear_ is None else model.linear_.arrays()
+    return compared(options) | {
+        "class": type(model).__name__,
+        "network": asdict(model.config),
+        "genes_sha256": digest(list(model.genes)),
+        "labels_sha256": digest(model.labels),
+        "start_sha256": tensors_digest(plan.state_dict()),
+        "linear_sha256": tensors_digest(linear),
+        "trained_sha256": digest(trained),
+        "data_sha256": data.digest(),
+        "plan": {name: getattr(plan, name) for name in plan.chosen},
+        "batch_size": data.batch_size,
+        "max_epochs": trainer.max_epochs,
+        "max_steps": trainer.max_steps,
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        "gradient_clip_val": trainer.gradient_clip_val,
+        "precision": str(trainer.precision),
+        "processes": trainer.world_size,
+        "sharded": is_sharded(trainer.strategy),
+        "seed": data.seed,
+        MAY_CHANGE: {"threads": model.n_threads_, "versions": versions(*_LIBRARIES)},
+    }
+
+
+def _comparable(settings: Json) -> Json:
+    """Settings as plain values that a file can hold: what is not finite as text."""
+    text = json.dumps(plain(settings))
+    values: Json = json.loads(text, parse_constant=lambda name: str(float(name)))
+    return values
+
+
+def _refuse_other_run(folder: Path, begun: Json, now: Json) -> None:
+    """Name what differs between the run that was begun and this one."""
+    pairs = _differences(begun, now)
+    if differences := [words for name, words in pairs if name != MAY_CHANGE]:
+        n_more = len(differences) - _MOST
+        raise ValueError(
+            f"{folder} holds checkpoints of another run: {'; '.join(differences[:_MOST])}"
+            f"{f' and {n_more} more' if n_more > 0 else ''}. Start with the same data and "
+            f"settings to go on with it, or name another folder."
+        )
+
+
+def _news(begun: Json, now: Json) -> str:
+    """What has changed of that which may, in a sentence; empty where nothing has."""
+    pairs = _differences(begun.get(MAY_CHANGE, {}), now[MAY_CHANGE])
+    if not (changes := ", ".join(words for _, words in pairs)):
+        return ""
+    differ = "the weights may differ in their last digits"
+    return f"Since it was written {changes}: {differ}."
+
+
+def _differences(begun: Json, now: Json) -> Iterator[tuple[str, str]]:
+    """Names of what differs, and the value that was and that is; entries of dicts one by one."""
+    for name in sorted(begun.keys() | now.keys()):
+        was, is_now = begun.get(name), now.get(name)
+        if isinstance(was, dict) and isinstance(is_now, dict):
+            yield from ((name, words) for _, words in _differences(was, is_now))
+        elif was != is_now and "sha256" in name:
+            yield name, f"{name} has changed"
+        elif was != is_now:
+            yield name, f"{name} was {was!r}, is {is_now!r}"
 
 
 # ---- the run
@@ -194,7 +272,7 @@ class Run:
 
         Hand over the checkpoint to go on from.
         """
-        self.settings = run_settings.comparable(settings)
+        self.settings = _comparable(settings)
         # one of several processes
         writes = int(getattr(rank_zero_only, "rank", 0)) == 0
         with only_writer(self.folder, "the checkpoints") if writes else nullcontext():
@@ -234,9 +312,8 @@ class Run:
             )
         begun = WholeCheckpoints().load_checkpoint(newest).get(RUN, {})
         begun = {**begun, "network": renamed(begun.get("network", {}))}
-        run_settings.refuse_other_run(self.folder, begun, self.settings)
-        news = run_settings.news(begun, self.settings)
-        rank_zero_info(f"Going on from {newest}. {news}".strip())
+        _refuse_other_run(self.folder, begun, self.settings)
+        rank_zero_info(f"Going on from {newest}. {_news(begun, self.settings)}".strip())
 
 
 # ---- when they are written
@@ -277,7 +354,7 @@ class Checkpoints(L.Callback):
         checkpoint[RUN] = self.run.settings
         history = getattr(trainer.logger, "history", None) or {}
         checkpoint["history"] = {name: t[name].to_dict() for name, t in history.items()}
-        checkpoint["versions"] = versions(*run_settings.LIBRARIES)
+        checkpoint["versions"] = versions(*_LIBRARIES)
 
     def on_load_checkpoint(self, trainer: L.Trainer, _: object, checkpoint: Json) -> None:
         """Go on with the history."""

@@ -31,14 +31,11 @@ from scbert_cll.model._protocols import Classifier, Network
 from scbert_cll.model._tensors import not_finite, usable
 from scbert_cll.model.corpus import start
 from scbert_cll.model.corpus.data import CorpusData
-from scbert_cll.model.linear.ensemble import fit_beside, loss_of_logits
-from scbert_cll.model.linear.regression import Examples
+from scbert_cll.model.linear import regression
 from scbert_cll.model.training import callbacks, checkpoints, plans
 from scbert_cll.model.training.batches import ResumableData, TokenSplits, random_split
 from scbert_cll.model.training.devices import Rehearsal, enough_memory, training_device
-from scbert_cll.model.training.history import History, Throughput, loggers, step_bar
 from scbert_cll.model.training.options import Finetuning, Pretraining, as_seed, seeded
-from scbert_cll.model.training.run_settings import settings_of
 
 _CELL_PASSES: Final = 10_000
 _EPOCHS: Final = (8, 20)
@@ -115,15 +112,15 @@ def _labelled(model: Classifier, options: Finetuning, seed: int) -> tuple[TokenS
     parts[TRAIN] = parts[TRAIN][weights[parts[TRAIN]] > 0]
     data = token_rows(model, None, seed=seed, labels=codes, weights=weights)
     train, val = parts[TRAIN], parts[VAL]
-    examples = Examples(data.csr, codes, weights, train, val, groups, seed)
-    offset = fit_beside(model, examples)
-    loss = math.inf
-    if offset is not None:
+    examples = regression.Examples(data.csr, codes, weights, train, val, groups, seed)
+    model.linear_, loss = regression.fit_linear(examples), math.inf
+    if model.combine == "residual":
+        offset = regression.out_of_fold_logits(model.linear_, examples)
         data.columns["offset"] = torch.from_numpy(offset.astype(np.float32))
         if not model.is_trained_:  # begin with the linear part alone
             model.module.zero_head()
             if len(val):
-                loss = loss_of_logits(offset[val], codes[val], weights[val])
+                loss = regression.loss_of_logits(offset[val], codes[val], weights[val])
     if options.protein_key is not None:
         parts[TRAIN] = np.sort(np.concatenate([parts[TRAIN], unlabelled]))
         levels = _protein_levels(adata, options.protein_key, parts[TRAIN])
@@ -221,14 +218,14 @@ class _Training:
             run = checkpoints.Run(Path(folder), options)
         network.set_recompute(options.recompute)
         data.batch_size = self._tried_batch_size()
-        history = History(before if model.is_trained_ else None)
+        history = callbacks.History(before if model.is_trained_ else None)
         restore = options.early_stopping or math.isfinite(self.loss)
         best = callbacks.KeepBest(network, start=self.loss, restore=restore)
         runner = self._runner(history, best, run)
         begun: AbstractContextManager[Path | None] = nullcontext()
         if run is not None:
             trainer = runner.trainer
-            begun = run.begin(settings_of(model, self.plan, data, options, trainer))
+            begun = run.begin(checkpoints.settings_of(model, self.plan, data, options, trainer))
         network.train()  # Lightning leaves the mode as it finds it
         with begun as newest, seeded(data.seed), _quiet():
             runner.ckpt_path = newest
@@ -281,7 +278,7 @@ class _Training:
         return size
 
     def _runner(
-        self, history: History, best: L.Callback, run: checkpoints.Run | None
+        self, history: callbacks.History, best: L.Callback, run: checkpoints.Run | None
     ) -> _scvi.TrainRunner:
         """scvi-tools' runner of Lightning's trainer, with the callbacks in the order they need."""
         options, data = self.options, self.data
@@ -294,20 +291,20 @@ class _Training:
             "use_distributed_sampler": False,  # the data share the cells out themselves
             **({"simple_progress_bar": False} if is_watched else {}),
             **options.trainer,
-            "strategy": callbacks.strategy_of(user["strategy"]),
+            "strategy": plans.strategy_of(user["strategy"]),
             "plugins": [*user["plugins"], checkpoints.WholeCheckpoints()],
         }
         every = [*user["callbacks"], callbacks.StopWhereNotFinite(), best]
         # first, so that the best epoch's weights are the last word
-        if callbacks.is_sharded(trainer["strategy"]):
+        if plans.is_sharded(trainer["strategy"]):
             every.insert(0, callbacks.Sharded(self.model.module))
         if options.early_stopping and data.n_val:
             patience = options.early_stopping_patience
             every.append(EarlyStopping("validation_loss", patience=patience))
         if is_watched:
-            every.append(Throughput())
+            every.append(callbacks.Throughput())
             if trainer.get("enable_progress_bar", True):
-                every.append(step_bar())
+                every.append(callbacks.step_bar())
         if run is not None:
             every.append(checkpoints.Checkpoints(run))
         trainer["callbacks"] = every
@@ -317,7 +314,7 @@ class _Training:
                 training_plan=self.plan,
                 data_splitter=data,
                 max_epochs=self.max_epochs,
-                logger=[history, *loggers(options.logger, options.checkpoint_dir)],
+                logger=[history, *callbacks.loggers(options.logger, options.checkpoint_dir)],
                 **trainer,
             )
 

@@ -1,7 +1,7 @@
 """Options of a network and of its training, declared once: names, types, defaults and checks.
 
 The models, the verbs, the command line, records and checkpoints read them from here. Beside them
-what a seed does.
+what a seed does, and which options make a run another run.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger
 
+from scbert_cll import _record
 from scbert_cll._checks.words import choice, keywords, number_in, share
 from scbert_cll._disk.formats import Json
 from scbert_cll._keys import DONOR
 from scbert_cll._process import one_at_a_time
 from scbert_cll.model import _scvi
-from scbert_cll.model.linear.regression import COMBINE, Combine
+from scbert_cll.model.linear.regression import Combine
 from scbert_cll.model.training.devices import training_device
 from scbert_cll.nn import Config
 from scbert_cll.nn.config import renamed
@@ -62,10 +63,40 @@ _LEAST: Final = {  # of numbers
 Logging = str | Logger | None
 BatchSize = int | Literal["auto"]
 Freeze = Literal["none", "encoder", "scbert"]
-_FREEZE: Final = ("none", "encoder", "scbert")
 _COLUMNS: Final = ("split_key", "weight_key", "donor_key", "protein_key")
 _NO_OPTIONS: Final = ("self", "kwargs", "trainer", "train")
 _LARGEST: Final = float(np.finfo(np.float32).max)  # what networks compute with
+
+# what may change where a run goes on, and why
+FREE: Final[Mapping[str, str]] = {
+    "accelerator": "a run may go on on another machine; weights differ by no more than rounding",
+    "callbacks": "objects of the user, which only he can compare",
+    "checkpoint_dir": "where checkpoints are, not what is trained",
+    "checkpoint_minutes": "when checkpoints are written, not what is trained",
+    "checkpoint_steps": "when checkpoints are written, not what is trained",
+    "default_root_dir": "where others than this package may write",
+    "devices": "which ones; how many processes there are is compared as `processes`",
+    "enable_model_summary": "what is shown",
+    "enable_progress_bar": "what is shown",
+    "log_every_n_steps": "what is shown",
+    "logger": "what is shown, and where it is written",
+    "num_nodes": "how many processes there are is compared as `processes`",
+    "plugins": "objects of the user, which only he can compare",
+    "profiler": "what is measured while it runs",
+    "resume": "whether to go on, not with what",
+    "simple_progress_bar": "what is shown",
+    "strategy": "what it makes of the run is compared as `processes` and `sharded`",
+}
+ELSEWHERE: Final[Mapping[str, str]] = {  # what they become, under which name
+    "batch_size": "batch_size",  # "auto" becomes a number
+    "datamodule": "data_sha256",
+    "lr": "lr",
+    "mask_fraction": "mask_fraction",
+    "max_epochs": "max_epochs",  # None becomes a number
+    "rng": "seed",
+    "token_drop": "token_drop",
+    "weight_decay": "weight_decay",
+}
 
 
 def as_seed(rng: int | np.random.Generator | None) -> int:
@@ -223,8 +254,8 @@ class Finetuning(Fit):
         """Refuse numbers and words that training cannot use, and a device that is not there."""
         super().__post_init__()
         share(self.token_drop, "token_drop")
-        choice(self.combine, COMBINE, "combine")
-        choice(self.freeze, _FREEZE, "freeze")
+        choice(self.combine, get_args(Combine), "combine")
+        choice(self.freeze, get_args(Freeze), "freeze")
 
     @property
     def columns(self) -> dict[str, str | None]:
@@ -244,3 +275,11 @@ def _number(value: object, name: str, least: float, *, whole: bool = False) -> N
     """None, or a number that is not too small."""
     if value is not None:
         number_in(value, name, least, np.inf, whole=whole)
+
+
+def compared(options: Fit) -> Json:
+    """Options of a training that are compared by their own names, as plain values."""
+    values = dict(vars(options))
+    trainer = values.pop("trainer")
+    values, elsewhere = _record.params({**values, **trainer}), {*FREE, *ELSEWHERE}
+    return {name: values[name] for name in values if name not in elsewhere}

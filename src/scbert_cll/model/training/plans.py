@@ -1,18 +1,25 @@
-"""What one training step is: a plain LightningModule for each kind of training."""
+"""What one training step is: a plain LightningModule for each kind of training.
+
+With ``strategy="fsdp"`` each process keeps a share of the weights, of their gradients and of the
+optimiser's state. PyTorch's `fully_shard` does all of it, through Lightning's
+`ModelParallelStrategy`, which needs no GPU. What is shared out is a copy: the model's own network
+stays whole in every process, and is given the weights at the end.
+"""
 
 from __future__ import annotations
 
+import copy
 import math
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import lightning.pytorch as L
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 
 from scbert_cll._disk.formats import Json
 from scbert_cll.model.training.batches import Batch, Cells
-from scbert_cll.model.training.callbacks import is_sharded, share_out
 from scbert_cll.model.training.options import Finetuning, Fit, Freeze, Pretraining
 from scbert_cll.nn import Performer, mask_tokens
 
@@ -102,11 +109,14 @@ class Plan(L.LightningModule):
     def on_train_batch_end(self, *_: object) -> None:
         """Log the training metrics of an epoch when it is over."""
         if self.trainer.is_last_batch:
-            self._log_epoch()
+            self.on_train_epoch_end()
 
     def on_train_epoch_end(self) -> None:
         """The same of an epoch that ended in the midst."""
-        self._log_epoch()
+        sums = {name: self._of_all(one) for name, one in sorted(self.so_far.items())}
+        self.so_far = {}
+        for name, one in sums.items():
+            self._log(name, self.mean(one), batch_size=1)
 
     def on_save_checkpoint(self, checkpoint: Json) -> None:
         """For a checkpoint; of several processes what all of them found."""
@@ -118,12 +128,6 @@ class Plan(L.LightningModule):
         if self.trainer.is_global_zero:
             sums = checkpoint["so_far"].items()
             self.so_far = {name: one.to(self.device) for name, one in sums}
-
-    def _log_epoch(self) -> None:
-        sums = {name: self._of_all(one) for name, one in sorted(self.so_far.items())}
-        self.so_far = {}
-        for name, one in sums.items():
-            self._log(name, self.mean(one), batch_size=1)
 
     def mean(self, sums: Tensor) -> Tensor | float:
         """What is logged of an epoch."""
@@ -319,3 +323,36 @@ def leave_trainable(network: Performer, freeze: Freeze) -> None:
     is_fixed = not config.train_gene_embedding or config.gene_embedding == "sinusoidal"
     if table is not None and is_fixed:
         table.weight.requires_grad_(False)
+
+
+# ---- shared out
+
+
+def strategy_of(strategy: Any) -> Any:
+    """Lightning's strategy for what users pass.
+
+    Its own of the name "fsdp" needs a GPU, and wraps modules in others.
+    """
+    if strategy != "fsdp":
+        return strategy
+    return ModelParallelStrategy(save_distributed_checkpoint=False)
+
+
+def is_sharded(strategy: Any) -> bool:
+    """Whether each process holds a share of the weights."""
+    return isinstance(strategy, ModelParallelStrategy)
+
+
+def share_out(plan: L.LightningModule) -> None:
+    """Replace the plan's network by a copy that all processes hold together, block by block."""
+    from torch.distributed.device_mesh import init_device_mesh  # not in every PyTorch
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    plan.module = copy.deepcopy(cast("Performer", plan.module))
+    kind = plan.trainer.strategy.root_device.type
+    mesh = init_device_mesh(kind, (plan.trainer.world_size,))
+    for block in plan.module.blocks:
+        fully_shard(block, mesh=mesh)
+    fully_shard(plan, mesh=mesh)  # with what the plan itself learns
+    for step in ("training_step", "validation_step"):
+        register_fsdp_forward_method(plan, step)

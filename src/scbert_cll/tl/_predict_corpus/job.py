@@ -17,11 +17,11 @@ from scbert_cll._corpus.format import PARTS
 from scbert_cll._corpus.predictions import PART, Results, categories, pieces
 from scbert_cll._disk.formats import digest
 from scbert_cll.model import ScBERT, ScBERTClassifier
+from scbert_cll.model._inference import described
 from scbert_cll.model._tensors import tensors_digest
 from scbert_cll.model.corpus.data import CorpusData
 from scbert_cll.model.corpus.start import refuse_other_corpus
 from scbert_cll.model.explain.attention import attention_sums
-from scbert_cll.model.linear.ensemble import described
 from scbert_cll.model.training.batches import take_columns
 from scbert_cll.tl import _write
 
