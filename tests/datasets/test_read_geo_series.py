@@ -70,6 +70,13 @@ def test_outcome_of_a_series(tmp_path: Path) -> None:
             "name different samples: 'GSM1', 'GSM7'",
         ),
         (SERIES.replace("8.25", "8,25"), "decimal commas"),
+        (
+            (
+                '!Sample_geo_accession\n!Sample_title\t"a\n'
+                '!series_matrix_table_begin\n"ID_REF"\n!series_matrix_table_end\n'
+            ),
+            "0 samples and 1 values in a line !Sample_title, and a quote in line 2 is not closed",
+        ),
     ],
 )
 def test_series_matrix_that_is_none(tmp_path: Path, text: str, message: str) -> None:

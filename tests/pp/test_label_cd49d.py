@@ -498,6 +498,12 @@ def wrong_names():
     return adata
 
 
+def name_alone():
+    adata = without_names()
+    adata.uns["protein_names"] = "CD49d"  # not a list of one
+    return adata
+
+
 def renamed(**columns):
     adata = cite()
     adata.obsm["protein"] = adata.obsm["protein"].rename(columns=columns)
@@ -601,6 +607,7 @@ BAD = {
     ),
     "no names": (without_names, {}, KeyError, r"without column names.*protein_names"),
     "wrong names": (wrong_names, {}, ValueError, "holds 3 names for the 6 columns"),
+    "name alone": (name_alone, {}, ValueError, "holds 5 names for the 6 columns"),
     "10x": (
         antibodies_among_genes,
         {},

@@ -220,7 +220,7 @@ def _of_anndata(adata: AnnData, protein_key: str | None) -> Protein:
             f"{where} is an array without column names; make it a DataFrame, or put its "
             f"{n} names into {' or '.join(f'adata.uns[{entry!r}]' for entry in entries)}."
         )
-    if len(names := pd.Index(adata.uns[entry], dtype=object)) != n:
+    if len(names := pd.Index(list(adata.uns[entry]), dtype=object)) != n:
         raise ValueError(
             f"adata.uns[{entry!r}] holds {len(names)} names for the {n} columns of {where}."
         )

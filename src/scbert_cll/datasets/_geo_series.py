@@ -158,7 +158,7 @@ def parts(path: Path, name: str) -> tuple[Lines, pd.DataFrame]:
             f"{name} ends before its table does (no line {_END}), so it is not complete; get it "
             "again."
         )
-    samples, odd = next(iter(lines[_ACCESSION]), []), odd_quotes(text)
+    samples, odd = lines[_ACCESSION][0], odd_quotes(text)
     short = (
         (len(cells), key)
         for key, values in lines.items()
@@ -166,7 +166,7 @@ def parts(path: Path, name: str) -> tuple[Lines, pd.DataFrame]:
         if key.startswith(_SAMPLE) and len(cells) != len(samples)
     )
     # an open quote makes one value of two, and those after it would be other samples'
-    if odd is not None and samples and (first := next(short, None)):
+    if odd is not None and (first := next(short, None)):
         n, key = first
         raise ValueError(
             f"{name} has {len(samples)} samples and {n} values in a line {key}, and a quote in "
