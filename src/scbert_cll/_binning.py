@@ -15,6 +15,7 @@ from scbert_cll._checks.words import choice, listed, number_in
 
 type Csr = sparse.csr_matrix
 type Record = Mapping[str, Any]  # what pp.bin_expression leaves in `uns`
+type Blocks = Iterator[tuple[slice, np.ndarray]]  # where stored, and values
 type Edges = np.ndarray | pd.DataFrame  # (tokens,), or genes × tokens
 
 Method = Literal["log2", "uniform", "quantile", "gene_quantile"]
@@ -157,9 +158,7 @@ def _row_blocks(indptr: np.ndarray) -> Iterator[tuple[slice, slice]]:
         yield slice(first, last), slice(int(indptr[first]), int(indptr[last]))
 
 
-def _levels(
-    counts: Csr, totals: np.ndarray, target_sum: float
-) -> Iterator[tuple[slice, np.ndarray]]:
+def _levels(counts: Csr, totals: np.ndarray, target_sum: float) -> Blocks:
     """Blocks of x = target_sum · c / N, in an order of operations that keeps a whole x exact."""
     for rows, stored in _row_blocks(counts.indptr):
         n_stored = np.diff(counts.indptr[rows.start : rows.stop + 1])

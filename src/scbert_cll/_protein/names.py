@@ -72,11 +72,6 @@ _NO_TARGET: Final = re.compile(
 )
 
 
-@lru_cache(maxsize=4096)
-def _read(given: str) -> Name:
-    return Name(given)
-
-
 @dataclass(frozen=True)
 class Name:
     """A name of a panel, or the marker that is looked for."""
@@ -120,6 +115,9 @@ class Name:
         """An antibody against the mouse's protein alone."""
         of_mouse = _MOUSE.search(self.text) or _MOUSE_ALLELE.search(self.given.lower())
         return bool(of_mouse) and not _HUMAN.search(self.text)
+
+
+_read: Final = lru_cache(maxsize=4096)(Name)
 
 
 def positions(names: Sequence[str], marker: str) -> list[int]:

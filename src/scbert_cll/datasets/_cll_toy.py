@@ -172,12 +172,9 @@ def cll_toy(
     share = is_positive.groupby(cll[_keys.DONOR], observed=True).mean()
     of_donors = donors[["pattern", "trisomy12", "batch", "sex"]]
     of_donors = of_donors.assign(pct_positive=100 * share)
-    rna = AnnData(
-        sparse.csr_matrix(counts.astype(np.float32)),
-        obs=cells.drop(columns="residual"),
-        var=genes[["chromosome"]].astype("category"),
-        uns={_keys.TRUTH: planted, _keys.TRUTH_DONORS: of_donors},
-    )
+    x, var = sparse.csr_matrix(counts.astype(np.float32)), genes[["chromosome"]]
+    rna = AnnData(x, obs=cells.drop(columns="residual"), var=var.astype("category"))
+    rna.uns.update({_keys.TRUTH: planted, _keys.TRUTH_DONORS: of_donors})
     var = pd.DataFrame(index=list(_PROTEINS))
     prot = AnnData(_protein_counts(cells, streams[5]), obs=cells[[]], var=var)
     with same_random_state():  # mudata draws a name that nobody sees

@@ -130,9 +130,8 @@ def read_cohort(
     keys = {name: key for name, key in names.items() if key}
     _check_keys(keys)
     meanings = _tables.event_meanings(event_values)
-    tables, files = _tables.read_tables(
-        {"expression": expression, "clinical": clinical}, sep=sep, sha256=sha256
-    )
+    sources = {"expression": expression, "clinical": clinical}
+    tables, files = _tables.read_tables(sources, sep=sep, sha256=sha256)
     seen = _tables.named_rows(tables["clinical"], sample_key, "clinical")
     for key in keys.values():
         key_in(key, seen, "the clinical table")
@@ -315,9 +314,8 @@ def read_mofacll(
     if expression is not None and proteome is not None:
         raise ValueError("Give expression or proteome, not both; read two objects.")
     sources = {"survival": survival, "genetics": genetics, "demographics": demographics}
-    tables, files = _tables.read_tables(
-        sources | {"expression": expression, "proteome": proteome}, sha256=sha256
-    )
+    matrices = {"expression": expression, "proteome": proteome}
+    tables, files = _tables.read_tables(sources | matrices, sha256=sha256)
     present = [role for role in sources if role in tables]
     clinical = {role: _patients(tables[role], role) for role in present}
     obs = _outcome_of_mofacll(clinical["survival"])
@@ -438,10 +436,7 @@ def _proteins(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, Record]:
     var = best[["name", "ensembl_gene_id"]].fillna("").astype(str).astype(object)
     var = var.set_axis(["protein", "ensembl"], axis=1).set_axis(symbols, axis=0)
     names = about["name"].astype(str)
-    no_symbol = names[about.index.difference(named.index)]
-    others = names[named.index.difference(best.index)]
-    record = {
-        "no_symbol": no_symbol.to_numpy(dtype=object),
-        "other_proteins": others.to_numpy(dtype=object),
-    }
+    no_symbol = names[about.index.difference(named.index)].to_numpy(dtype=object)
+    others = names[named.index.difference(best.index)].to_numpy(dtype=object)
+    record: Record = {"no_symbol": no_symbol, "other_proteins": others}
     return values.loc[best.index].T.set_axis(symbols, axis=1), var, record

@@ -23,6 +23,7 @@ from scbert_cll._checks.words import key_in, listed, unique
 
 type Record = dict[str, Any]  # an entry of `uns`
 type Meanings = Mapping[str, int]  # events, 0 or 1, by the words of a file
+type Sums = Mapping[str, str] | None  # SHA-256 by name of file
 type Table = pd.DataFrame | str | PathLike[str]
 
 MISSING: Final = (
@@ -33,10 +34,7 @@ _LARGEST_LOG: Final = 50.0  # no logarithm of an intensity or a count comes near
 
 
 def read_tables(
-    sources: Mapping[str, object],
-    *,
-    sep: str | None = None,
-    sha256: Mapping[str, str] | None = None,
+    sources: Mapping[str, object], *, sep: str | None = None, sha256: Sums = None
 ) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
     """The tables by their roles, first columns as text, and their files with checksums."""
     given = {role: source for role, source in sources.items() if source is not None}
@@ -237,7 +235,7 @@ def check_shared(expression: pd.DataFrame, clinical: pd.DataFrame, key: str) -> 
     samples = expression.index
     if samples.isin(clinical.index).any():
         return
-    n_in = {name: int(samples.isin(clinical[name].astype(str)).sum()) for name in clinical}
+    n_in = {k: int(samples.isin(clinical[k].astype(str)).sum()) for k in clinical}
     name, n = max(n_in.items(), key=itemgetter(1), default=("", 0))
     hint = "Use the same names in both."
     if expression.columns.isin(clinical.index).any():

@@ -163,9 +163,7 @@ def accepted(estimator: Any, **given: np.ndarray | None) -> dict[str, np.ndarray
         of_last = accepted(last, **given).items()
         return {f"{name}__{argument}": value for argument, value in of_last}
     by_groups = hasattr(getattr(estimator, "cv", None), "set_split_request")
-    return {
-        name: value
-        for name, value in given.items()
-        if value is not None
-        and (has_fit_parameter(estimator, name) or (name == "groups" and by_groups))
-    }
+    passed_on = ["groups"] * by_groups
+    arrays = {k: array for k, array in given.items() if array is not None}
+    taken = [k for k in arrays if k in passed_on or has_fit_parameter(estimator, k)]
+    return {k: arrays[k] for k in taken}

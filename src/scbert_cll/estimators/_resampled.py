@@ -69,8 +69,8 @@ class Resampled(MetaEstimator):
         if self.method == "none" or len(labelled.classes) == 1:
             self.estimator_ = inner.fit(adata, y, groups)
         else:
-            fewest = int(np.bincount(labelled.codes).min())
-            cells = self._balanced(adata, y, groups, fewest)
+            k = smote_neighbours(int(np.bincount(labelled.codes).min()))
+            cells = self._balance(adata, y, groups, k)
             obs = cast("pd.DataFrame", cells.obs)
             labels, members = obs.pop(_LABEL), donors_of_all(obs.pop(_DONOR), groups)
             # without donors, cells take their place where they serve inner folds and nothing else
@@ -83,20 +83,19 @@ class Resampled(MetaEstimator):
         self.classes_ = self.estimator_.classes_
         return self
 
-    def _balanced(self, adata: AnnData, y: pd.Series, groups: Donors, smallest: int) -> AnnData:
+    def _balance(self, adata: AnnData, y: pd.Series, groups: Donors, k: int) -> AnnData:
         """New object with the cells after balancing, their labels and their donors."""
         obs = cast("pd.DataFrame", adata.obs).copy()
         obs[_LABEL], obs[_PART] = y.astype("category"), _keys.TRAIN
         obs[_DONOR] = obs.index.astype(str) if groups is None else groups.astype(str)
         counts = _checks.counts.counts(adata, None, only_x=True)
-        cells = AnnData(counts, obs=obs, var=cast("pd.DataFrame", adata.var))
-        cells.varm.update(adata.varm)
-        cells.uns.update(adata.uns)
+        new = AnnData(counts, obs=obs, var=cast("pd.DataFrame", adata.var))
+        new.varm.update(adata.varm)
+        new.uns.update(adata.uns)
         method, rng = cast("Any", self.method), self.rng
-        k = smote_neighbours(smallest)
-        pp.balance(cells, _LABEL, method=method, split_key=_PART, k_neighbors=k, rng=rng)
-        del cast("pd.DataFrame", cells.obs)[_PART]
-        return cells
+        pp.balance(new, _LABEL, method=method, split_key=_PART, k_neighbors=k, rng=rng)
+        del cast("pd.DataFrame", new.obs)[_PART]
+        return new
 
 
 def smote_neighbours(n_cells: int) -> int:

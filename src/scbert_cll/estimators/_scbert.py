@@ -16,7 +16,7 @@ from anndata import AnnData
 from scipy import sparse
 from sklearn.utils.validation import check_is_fitted
 
-from scbert_cll import _checks, _docs, _keys, pp
+from scbert_cll import _binning, _checks, _docs, _keys, pp
 from scbert_cll._checks.words import choice, number_in
 from scbert_cll._evaluation.folds import inner_folds
 from scbert_cll.estimators import _base
@@ -24,7 +24,6 @@ from scbert_cll.estimators._base import CellEstimator, Donors, Examples
 from scbert_cll.estimators._baselines import baselines, optional_baselines
 from scbert_cll.estimators._resampled import Method, donors_of_all, smote_neighbours
 
-Binning = Literal["log2", "uniform", "quantile", "gene_quantile"]
 Genes = Literal["svd", "gene2vec", "shuffled", "learned", "sinusoidal", "none"]
 
 type Choices = Mapping[str, Any]
@@ -106,7 +105,7 @@ class ScBERTEstimator(CellEstimator):
     balance: Method = "weights"
     freeze: str = "none"
     exclude_genes: Sequence[str] = ()
-    binning: Binning = "log2"
+    binning: _binning.Method = "log2"
     max_epochs: int | None = None
     network: Choices | None = None
     train: Choices | None = None
@@ -350,11 +349,8 @@ def scbert_arms(gene: str = "ITGA4") -> dict[str, ScBERTEstimator]:
     FutureWarning
         Always.
     """
-    warnings.warn(
-        "scbert_arms is now called scbert_variants; the next release has the new name only.",
-        FutureWarning,
-        stacklevel=2,
-    )
+    text = "scbert_arms is now scbert_variants; the next release has the new name only."
+    warnings.warn(text, FutureWarning, stacklevel=2)
     return scbert_variants(gene)
 
 

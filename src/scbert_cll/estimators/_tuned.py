@@ -14,7 +14,7 @@ from scbert_cll._evaluation.folds import Parts, inner_folds
 from scbert_cll._evaluation.metrics import LOWER_IS_BETTER, METRICS, score
 from scbert_cll._optional import optional
 from scbert_cll.estimators import _base
-from scbert_cll.estimators._base import CellEstimator, Donors, Examples, seeded
+from scbert_cll.estimators._base import Donors, Examples, seeded
 
 _FORMS = (
     '("float", low, high), ("float", low, high, "log"), ("int", low, high) or a list of choices'
@@ -86,15 +86,14 @@ class Tuned(_base.MetaEstimator):
         self.best_params_: dict[str, object] = {}
         self.trials_ = pd.DataFrame(columns=["trial", *self.space, self.metric])
         if np.bincount(labelled.codes).min() > 1 and len(labelled.classes) > 1:
-            self._search(base, adata, y, groups, labelled)
+            self._search(adata, y, groups, labelled)
         self.estimator_ = base.set_params(**self.best_params_).fit(adata, y, groups)
         self.classes_ = self.estimator_.classes_
         return self
 
-    def _search(
-        self, base: CellEstimator, adata: AnnData, y: pd.Series, groups: Donors, labelled: Examples
-    ) -> None:
+    def _search(self, adata: AnnData, y: pd.Series, groups: Donors, labelled: Examples) -> None:
         optuna = optional("optuna", "Tuned")
+        base = _base.as_estimator(self.estimator)
         codes, classes = labelled.codes, list(labelled.classes)
         folds = inner_folds(codes, labelled.donors, self.n_inner, self.rng)
         trials: list[dict[str, object]] = []
@@ -104,7 +103,7 @@ class Tuned(_base.MetaEstimator):
             setting = {name: _suggested(trial, name, spec) for name, spec in space}
             proba = np.zeros((len(codes), len(classes)))
             for fold in folds:
-                rows, val = _training_rows(labelled, groups, fold, adata.n_obs), fold[1]
+                rows, val = _to_fit(labelled, groups, fold, adata.n_obs), fold[1]
                 model = seeded(base, self.rng).set_params(**setting)
                 donors = None if groups is None else groups.iloc[rows]
                 model.fit(adata[rows], y.iloc[rows], donors)
@@ -157,7 +156,7 @@ def _suggested(trial: Any, name: str, spec: Any) -> Any:
     return suggest(name, spec[1], spec[2], log=spec[3:] == ("log",))
 
 
-def _training_rows(labelled: Examples, groups: Donors, fold: Parts, n_obs: int) -> np.ndarray:
+def _to_fit(labelled: Examples, groups: Donors, fold: Parts, n_obs: int) -> np.ndarray:
     """Rows to train on: without the held-out cells and the unlabelled ones of held-out donors."""
     left_out = np.zeros(n_obs, dtype=bool)
     left_out[labelled.rows[fold[1]]] = True

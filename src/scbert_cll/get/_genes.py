@@ -82,7 +82,15 @@ def gene_attention(
     choice(sort_by, ("difference", "attention"), "sort_by")
     if n_top is not None:
         at_least(n_top, 1, "n_top")
-    table = _attention(adata, key)
+    _checks.adata.anndata(adata)
+    key_in(key, adata.varm, "adata.varm", "Run tl.gene_attention first.")
+    table = adata.varm[key]
+    if not isinstance(table, pd.DataFrame):
+        raise ValueError(
+            f"adata.varm[{key!r}] must be a DataFrame of genes × groups, as tl.gene_attention "
+            f"writes it; found {type(table).__name__}."
+        )
+    table = _names.own_columns(table, adata.uns)
     groups = _groups(table, group, reference, key)
     if sort_by == "difference" and table.shape[1] < 2:
         raise ValueError(
@@ -97,19 +105,6 @@ def gene_attention(
     n_rows = n_top or len(table)
     parts = [_compare(table, name, reference, sort_by).head(n_rows) for name in groups]
     return pd.concat(parts, ignore_index=True)
-
-
-def _attention(adata: AnnData, key: str) -> pd.DataFrame:
-    """The genes × groups table that `tl.gene_attention` wrote."""
-    _checks.adata.anndata(adata)
-    key_in(key, adata.varm, "adata.varm", "Run tl.gene_attention first.")
-    table = adata.varm[key]
-    if not isinstance(table, pd.DataFrame):
-        raise ValueError(
-            f"adata.varm[{key!r}] must be a DataFrame of genes × groups, as tl.gene_attention "
-            f"writes it; found {type(table).__name__}."
-        )
-    return _names.own_columns(table, adata.uns)
 
 
 def _groups(
@@ -133,7 +128,8 @@ def _groups(
 
 def _compare(table: pd.DataFrame, group: str, reference: str, by: str) -> pd.DataFrame:
     """One group's rows, sorted and ranked."""
-    other = table.drop(columns=group).mean(axis=1) if reference == REST else table[reference]
+    others = table.drop(columns=group)
+    other = others.mean(axis=1) if reference == REST else table[reference]
     rows = pd.DataFrame({"attention": table[group], "reference": other})
     rows["difference"] = rows["attention"] - rows["reference"]
     rows = rows.rename_axis("gene").reset_index()
@@ -175,9 +171,9 @@ def signature(
     Raises
     ------
     KeyError
-        There is no such result or family.
+        There is no such result.
     ValueError
-        `n_top` is less than 1.
+        There is no such family, or `n_top` is less than 1.
 
     Examples
     --------
@@ -199,9 +195,8 @@ def signature(
     if isinstance(drop_families, bool):
         left_out = (table["family"] != "") & drop_families
     else:
-        names = [drop_families] if isinstance(drop_families, str) else list(drop_families)
-        for name in names:
-            choice(name, FAMILIES, "drop_families")
-        left_out = table["family"].isin(names)
+        names = [drop_families] if isinstance(drop_families, str) else drop_families
+        families = [choice(name, FAMILIES, "drop_families") for name in names]
+        left_out = table["family"].isin(families)
     table = table[~left_out]
     return table.head(n_top or len(table)).reset_index(drop=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import product
 from typing import Final, cast
 
@@ -64,9 +64,8 @@ def predictions(
     columns["score"] = _keys.beside(stem, "score")
     if labels_key is not None:
         key_in(labels_key, obs, "adata.obs")
-    table = pd.DataFrame(
-        {name: obs[key] for name, key in columns.items() if key in obs}, obs.index
-    ).rename_axis("cell")
+    table = pd.DataFrame({n: obs[k] for n, k in columns.items() if k in obs}, obs.index)
+    table = table.rename_axis("cell")
     proba = adata.obsm.get(_keys.beside(stem, "proba"))
     if isinstance(proba, pd.DataFrame):
         table = table.join(_names.own_columns(proba, adata.uns).add_prefix("proba_"))
@@ -186,12 +185,16 @@ def out_of_fold(
     models = _record.named(model, [name for name, _ in runs], f"the models of {where}")
     repeats = dict.fromkeys(int(number) for _, number in runs)
     if repeat is not None and repeat not in repeats:
-        raise KeyError(f"Repeat {repeat} is not in {where}; it has {listed(repeats, 12)}.")
+        numbers = listed(repeats, 12)
+        raise KeyError(f"Repeat {repeat} is not in {where}; it has {numbers}.")
     ordered = bool(record.get("ordered", False))
     classes = pd.CategoricalDtype(list(map(str, record["classes"])), ordered=ordered)
-    params, parts = record["params"], []
-    columns = {"donor": params.get("donor_key"), "label": params["labels_key"]}
-    cells = _tested(adata, columns, classes)
+    donor_key, parts = record["params"].get("donor_key"), []
+    labels = _checks.adata.obs_column(adata, record["params"]["labels_key"])
+    labels = labels.astype(object).map(str, na_action="ignore").astype(classes)
+    cells = pd.DataFrame({"label": labels}).rename_axis("cell")
+    if donor_key not in (None, _record.NOTHING):
+        cells.insert(0, "donor", _checks.adata.obs_column(adata, donor_key))
     for name, number in product(models, repeats):
         if (name, str(number)) in runs and repeat in (None, number):
             of_run = [run == (name, str(number)) for run in runs]
@@ -222,20 +225,6 @@ def _best_first(summary: pd.DataFrame) -> pd.DataFrame:
     keys = pd.DataFrame({"rank": estimate.where(lower, -estimate)})
     keys["metric"] = pd.factorize(summary["metric"])[0]
     return summary.loc[keys.sort_values(["metric", "rank"], kind="stable").index]
-
-
-def _tested(
-    adata: AnnData, columns: Mapping[str, str | None], classes: pd.CategoricalDtype
-) -> pd.DataFrame:
-    """Donor, where known, and label of every cell."""
-    cells = {
-        name: _checks.adata.obs_column(adata, key)
-        for name, key in columns.items()
-        if key is not None and key != _record.NOTHING
-    }
-    labels = cells["label"].astype(object).map(str, na_action="ignore")
-    cells["label"] = labels.astype(classes)
-    return pd.DataFrame(cells, adata.obs_names).rename_axis("cell")
 
 
 def _run(proba: pd.DataFrame, cells: pd.DataFrame, **run: str | int) -> pd.DataFrame:

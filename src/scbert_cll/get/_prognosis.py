@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from anndata import AnnData
 
@@ -122,7 +121,6 @@ def _tables(record: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
     entries = {k: v.copy() for k, v in record.items() if isinstance(v, pd.DataFrame)}
     for name, entry in record.items():
         if isinstance(entry, Mapping) and name != "params":
-            # a file makes arrays of numbers
-            row = {k: v.item() if isinstance(v, np.generic) else v for k, v in entry.items()}
-            entries[name] = entry["curves"].copy() if "curves" in entry else pd.DataFrame([row])
+            one_row = pd.DataFrame([entry])
+            entries[name] = entry.get("curves", one_row).copy()
     return entries

@@ -24,9 +24,7 @@ _SHOWN: Final = 2
 _NAMED_DONORS: Final = 12
 _SAME, _OTHER = (_style.BLUE, "o"), (_style.RED, "D")
 # places of a name around its donor, in points; those further away get a line to it
-_SIDES: Final = ((1, 0), (-1, 0), (0, 1), (0, -1))
-_CORNERS: Final = tuple(product((0.7, -0.7), repeat=2))
-_AROUND: Final = (*_SIDES, *_CORNERS)
+_AROUND: Final = ((1, 0), (-1, 0), (0, 1), (0, -1), *product((0.7, -0.7), repeat=2))
 _DISTANCES: Final = (5, 8, 12, 18, 25, 33)
 _PLACES: Final = [(r, r * x, r * y) for r, (x, y) in product(_DISTANCES, _AROUND)]
 _NEAR: Final = 5

@@ -96,7 +96,7 @@ def history(
     wide = _style.figure_of(axes[0]).get_figwidth() >= 1.3 * n_lines
     look: _style.Look = {"inside": 7, "ncols": n_lines if wide else 2}
     look["order"] = lambda label: label.startswith(("best", "weights"))
-    _style.legend(axes, new=new, place="outside upper center", **look)
+    _style.legend(axes, new=new, loc="outside upper center", **look)
     return axes
 
 

@@ -225,10 +225,10 @@ def _title(table: pd.DataFrame, models: list[str]) -> str:
 
 def _caption(table: pd.DataFrame) -> str:
     """What the dagger means."""
-    violated = _violated(table)
+    violated = _violated(table).items()
     if not violated:
         return ""
-    names = [f"{_style.shortened(v, 24)} {_rows.p_value(p)}" for v, p in violated.items()]
+    names = [f"{_style.shortened(v, 24)} {_rows.p_value(p)}" for v, p in violated]
     proportional = f"Hazards not proportional ({', '.join(names)})"
     return f"{_DAGGER} {proportional}: the ratio is an average over time."
 

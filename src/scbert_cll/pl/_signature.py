@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from scbert_cll import _keys, _record
 from scbert_cll._checks.words import at_least, choice
+from scbert_cll._record import Names
 from scbert_cll.pl import _rows, _style
 
 _PARTS: Final = ("genes", "differences", "reason", "params")
@@ -120,13 +121,7 @@ class Chosen:
 
     @classmethod
     def read(
-        cls,
-        adata: AnnData,
-        key: str,
-        n_genes: int,
-        genes: str | Sequence[str] | None,
-        *,
-        show_masked: bool,
+        cls, adata: AnnData, key: str, n_genes: int, genes: Names, *, show_masked: bool
     ) -> Chosen:
         """Those named, else the clearest of each direction, of which some are left out."""
         hint = f"(adata.varm[{_keys.GENE_ATTENTION!r}] is drawn by pl.gene_attention.)"

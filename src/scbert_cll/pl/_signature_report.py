@@ -89,8 +89,7 @@ def signature_report(
 def _part(adata: AnnData, key: str, name: str) -> pd.DataFrame:
     """A table of the report that may be missing."""
     remedy = "Its gates say why it was not run."
-    table: pd.DataFrame = _record.read(adata, key, _VERB, [name], missing=remedy)[name]
-    return table
+    return pd.DataFrame(_record.read(adata, key, _VERB, [name], missing=remedy)[name])
 
 
 def _cell(ax: Axes, x: int, y: int, row: dict[Any, Any]) -> None:

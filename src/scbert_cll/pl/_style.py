@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -21,7 +21,6 @@ from scbert_cll import _docs
 
 Drawn = Axes | list[Axes] | Figure | None
 type Look = dict[str, Any]  # keyword arguments of matplotlib's
-type _Place = Literal["outside lower center", "outside upper center"]
 
 # Okabe & Ito's colours, told apart with any colour vision; black and yellow left out, as one is
 # text and the other faint
@@ -175,7 +174,6 @@ def legend(
     new: bool,
     inside: float = SMALL,
     order: Callable[[str], int] = lambda _: 0,
-    place: _Place = "outside lower center",
     **look: Any,
 ) -> None:
     """One legend for all panels, under or over those of our own figure, else in the user's axes."""
@@ -183,7 +181,8 @@ def legend(
     labels = sorted(handles, key=order)
     lines = [handles[label] for label in labels]
     if new:
-        figure_of(axes[0]).legend(lines, labels, loc=place, **look)
+        look = {"loc": "outside lower center"} | look
+        figure_of(axes[0]).legend(lines, labels, **look)
     else:
         axes[0].legend(lines, labels, fontsize=inside)
 
@@ -198,10 +197,10 @@ def bar(axes: Axes | list[Axes], image: AxesImage, label: str, **look: Any) -> C
     return drawn
 
 
-def heatmap(ax: Axes, values: np.ndarray, cmap: str, low: float, high: float) -> AxesImage:
+def heatmap(ax: Axes, data: np.ndarray, cmap: str, low: float, high: float) -> AxesImage:
     """Values as colours, one field each."""
     look: Look = {"aspect": "auto", "interpolation": "none"}
-    return ax.imshow(values, cmap, vmin=low, vmax=high, **look)
+    return ax.imshow(data, cmap, vmin=low, vmax=high, **look)
 
 
 def note(

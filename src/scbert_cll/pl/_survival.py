@@ -64,8 +64,7 @@ class _Groups:
     @property
     def table(self) -> pd.DataFrame:
         """A row for each group."""
-        table: pd.DataFrame = self.record["groups"]
-        return table
+        return pd.DataFrame(self.record["groups"])
 
     @property
     def colors(self) -> dict[str, str]:

@@ -394,9 +394,8 @@ class _Interpolation:
         counts = self.rng.binomial(drawn.data.astype(np.int64), p)
         drawn.data = counts.astype(np.float64)
         n = shares.row.size
-        to_child = sparse.csr_array(
-            (np.ones(n), (shares.row, np.arange(n))), shape=(self.parents.shape[0], n)
-        )
+        places, shape = (shares.row, np.arange(n)), (self.parents.shape[0], n)
+        to_child = sparse.csr_array((np.ones(n), places), shape=shape)
         made = sparse.csr_array(to_child @ drawn)
         made.eliminate_zeros()
         return made

@@ -182,10 +182,9 @@ def donor_table(
     conditions = [pct.isna(), bimodal & is_low, bimodal, is_low]
     code = np.select(conditions, [-1, 1, 2, 0], 3)  # -1: no percentage
     classes, calls = pd.Index(_keys.DONOR_CLASSES), pd.Index(["negative", "positive"])
-    return table.assign(
-        clinical_class=pd.Categorical.from_codes(code, classes),
-        cd49d_call=pd.Categorical.from_codes(np.sign(code), calls),
-    )
+    table["clinical_class"] = pd.Categorical.from_codes(code, classes)
+    table["cd49d_call"] = pd.Categorical.from_codes(np.sign(code), calls)
+    return table
 
 
 def _percentage(above: np.ndarray) -> dict[str, float]:
@@ -280,13 +279,9 @@ def fit_mixture(x: np.ndarray, seed: int) -> Mixture:
     starts = {"n_init": 5, "init_params": "k-means++", "max_iter": 1000}
     two = GaussianMixture(2, random_state=seed, **starts).fit(column)
     order = np.argsort(two.means_.ravel())
-    return Mixture(
-        means=two.means_.ravel()[order],
-        sds=np.sqrt(two.covariances_.ravel()[order]),
-        weights=two.weights_[order],
-        bic_1=float(one.bic(column)),
-        bic_2=float(two.bic(column)),
-    )
+    means, sds = two.means_.ravel()[order], np.sqrt(two.covariances_.ravel()[order])
+    bic_1, bic_2 = float(one.bic(column)), float(two.bic(column))
+    return Mixture(means, sds, two.weights_[order], bic_1, bic_2)
 
 
 def fit_cells(levels: Levels, cells: np.ndarray, seed: int) -> Mixture | None:

@@ -15,6 +15,7 @@ from scbert_cll._checks.words import listed, number_in
 from scbert_cll._process import same_random_state
 from scbert_cll._protein import cite_seq
 from scbert_cll._protein import names as protein_names
+from scbert_cll._protein.cite_seq import Data
 from scbert_cll._record import plain_strings
 from scbert_cll.pp import _gate
 
@@ -183,7 +184,7 @@ def label_cd49d(
     donor = None if donor_key is None else cite_seq.donors(data, rna, donor_key, gated)
     if donor is not None:
         gated = gated & donor.notna().to_numpy()
-    batch = _batches(data, rna, gated, batch_key)
+    batch = _batch(data, rna, gated, batch_key)
     if donor is not None and method != "manual":
         _pool_donors(donor[gated], batch[gated])
     levels = cite_seq.levels(protein, j, normalize, batch, gated)
@@ -220,16 +221,14 @@ def label_cd49d(
     return data if copy else None
 
 
-def _batches(
-    data: AnnData | MuData, rna: AnnData, gated: np.ndarray, batch_key: str | None
-) -> np.ndarray:
+def _batch(data: Data, rna: AnnData, gated: np.ndarray, key: str | None) -> np.ndarray:
     """Batch of every cell as text, complete for the gated cells."""
-    if batch_key is None:
+    if key is None:
         return np.full(rna.n_obs, ALL, dtype=object)
-    values = cite_seq.column(data, rna, batch_key)
+    values = cite_seq.column(data, rna, key)
     if len(bad := rna.obs_names[gated & values.isna().to_numpy()]):
         raise ValueError(
-            f"obs[{batch_key!r}] is missing for {len(bad)} gated cells ({listed(bad)}); fill it "
+            f"obs[{key!r}] is missing for {len(bad)} gated cells ({listed(bad)}); fill it "
             "or leave them out with cells=."
         )
     return _checks.people.class_names(values).fillna("").to_numpy(dtype=object)
@@ -291,15 +290,11 @@ def _score(levels: cite_seq.Levels, mixtures: Mapping[str, _gate.Mixture]) -> pd
     return score
 
 
-def _targets(
-    data: AnnData | MuData, rna: AnnData, *, copy: bool
-) -> tuple[AnnData | MuData, AnnData]:
+def _targets(data: Data, rna: AnnData, *, copy: bool) -> tuple[Data, AnnData]:
     """The object to return and the AnnData to write to: copies, or the user's own."""
-    if not isinstance(data, MuData):
+    if not copy or not isinstance(data, MuData):
         adata = _checks.adata.target(rna, copy=copy)
-        return adata, adata
-    if not copy:
-        return data, _checks.adata.target(rna, copy=False)
+        return data if isinstance(data, MuData) else adata, adata
     name = next(name for name, part in data.mod.items() if part is rna)
     with same_random_state():  # mudata draws a name that nobody sees
         data = data.copy()

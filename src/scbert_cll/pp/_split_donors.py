@@ -11,6 +11,7 @@ from scbert_cll._checks.people import DONOR
 from scbert_cll._checks.words import choice, listed
 
 type _Rng = np.random.Generator
+type _Label = pd.Series | None  # of each cell
 _NOT_IN_TRAIN = 1e3
 # test has no donor of several classes: worse than a class missing there
 _NO_PAIRS = 50.0
@@ -145,12 +146,7 @@ def split_donors(
 
 
 def _deal_donors(
-    donor: pd.Series,
-    label: pd.Series | None,
-    shares: np.ndarray,
-    rng: _Rng,
-    *,
-    mixed: bool,
+    donor: pd.Series, label: _Label, shares: np.ndarray, rng: _Rng, *, mixed: bool
 ) -> pd.Series:
     """Part of each cell, whole donors only."""
     names = np.sort(donor.unique())
@@ -167,11 +163,9 @@ def _deal_donors(
     if mixed and others is not None and others.any():
         columns.append(others)
         cost = np.column_stack([cost, [1.0] * (used.size - 1) + [_NO_PAIRS]])
+    weights = _deal.weights_of(*columns)
     dealt = _deal.deal(
-        _deal.weights_of(*columns),
-        shares[used],
-        rng,
-        lacking=lambda amounts: ((amounts < 1e-9) * cost).sum((1, 2)),
+        weights, shares[used], rng, lacking=lambda n: ((n < 1e-9) * cost).sum((1, 2))
     )
     return donor.map(dict(zip(names, _PARTS[used[dealt]], strict=True)))
 
@@ -180,7 +174,7 @@ def _every_class_in_train(part: pd.Series, label: pd.Series, donor: pd.Series) -
     absent = sorted(set(label.dropna()) - set(label[part == _keys.TRAIN].dropna()))
     if absent:
         donors = {name: np.sort(donor[label == name].unique()) for name in absent}
-        where = "; ".join(f"{name!r} only in {listed(of)}" for name, of in donors.items())
+        where = "; ".join(f"{n!r} only in {listed(of)}" for n, of in donors.items())
         raise ValueError(
             f"Classes that cannot be in train with every part filled: {where}. Merge or drop the "
             "class, leave a part out with a share of 0, or split within donors with unit='cell' "
@@ -188,9 +182,7 @@ def _every_class_in_train(part: pd.Series, label: pd.Series, donor: pd.Series) -
         )
 
 
-def _deal_cells(
-    donor: pd.Series, label: pd.Series | None, shares: np.ndarray, rng: _Rng
-) -> pd.Series:
+def _deal_cells(donor: pd.Series, label: _Label, shares: np.ndarray, rng: _Rng) -> pd.Series:
     """Part of each cell, random within donor and class.
 
     Cells are lined up by donor and class in random order, and each takes the part that lags its
@@ -212,7 +204,7 @@ def _deal_cells(
     return pd.Series(_PARTS[dealt], index=line.index).reindex(donor.index)
 
 
-def _table(donor: pd.Series, label: pd.Series | None, part: pd.Series) -> pd.DataFrame:
+def _table(donor: pd.Series, label: _Label, part: pd.Series) -> pd.DataFrame:
     """Donor, split, number of cells, and of cells per class."""
     keys = [donor.rename("donor"), part.rename("split")]
     counts = donor.groupby(keys).size().rename("n_cells").to_frame()
