@@ -109,11 +109,8 @@ class Corpus:
 
 def listing(folder: Path, files: Iterable[Path]) -> dict[str, list[int | str]]:
     """Size and checksum of files, by their names in the folder."""
-    return {
-        file.relative_to(folder).as_posix(): [file.stat().st_size, formats.sha256(file)]
-        for file in files
-        if file.is_file()
-    }
+    sums = formats.checksums(folder, (file for file in files if file.is_file()))
+    return {name: [(folder / name).stat().st_size, sums[name]] for name in sums}
 
 
 def open_corpus(path: str | os.PathLike[str]) -> Corpus:

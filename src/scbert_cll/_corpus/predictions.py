@@ -157,10 +157,7 @@ class Store:
 
     def sums(self, places: Sequence[Path]) -> dict[str, str]:
         """Checksums of files, also of those in folders, by their names in the store."""
-        inner = ([place, *sorted(place.rglob("*"))] for place in places)
-        files = [path for path in chain(*inner) if path.is_file()]
-        names = (file.relative_to(self.folder).as_posix() for file in files)
-        return dict(zip(names, map(formats.sha256, files), strict=True))
+        return formats.checksums(self.folder, chain(*map(formats.files_of, places)))
 
     def write(self, row: int, values: Mapping[str, np.ndarray]) -> None:
         """Put results by path, e.g. ``obsm/X_scbert``, from a row on, and read them back.
@@ -183,9 +180,8 @@ class Store:
         What else was left goes.
         """
         listed = {self.folder / name for name in files}
-        for file in list(self.folder.rglob("*")):
-            if file.is_file() and file not in listed:
-                file.unlink()
+        for file in set(formats.files_of(self.folder)) - listed:
+            file.unlink()
         long = _names.long_ones(self.results.classes)
         elems = {
             path: _record.storable(value, long, rows=path.startswith("varm/"))

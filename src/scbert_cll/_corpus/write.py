@@ -70,17 +70,15 @@ class Run:
     n_tokens: int
 
 
-def deal_donors(
-    cells: Mapping[str, int], val_fraction: float, val_donors: object, seed: int
-) -> list[str]:
+def deal_donors(cells: Mapping[str, int], request: Request) -> list[str]:
     """Donors of the validation part: those that are named, or drawn.
 
     Whole donors in random order, as long as that brings the part closer to its share of the cells.
     """
     donors = sorted(name for name, n in cells.items() if n)
-    if val_donors is not None:
-        return _named(val_donors, donors)
-    if val_fraction == 0:
+    if request.val_donors is not None:
+        return _named(request.val_donors, donors)
+    if request.val_fraction == 0:
         return []
     if len(donors) < 2:
         raise ValueError(
@@ -88,8 +86,8 @@ def deal_donors(
             f"val_fraction=0 builds a corpus without a validation part; donor_key names the obs "
             f"column of donors."
         )
-    wanted, n_chosen, chosen = val_fraction * sum(cells.values()), 0, list[str]()
-    for i in np.random.default_rng([seed, _SIDES]).permutation(len(donors)):
+    wanted, n_chosen, chosen = request.val_fraction * sum(cells.values()), 0, list[str]()
+    for i in np.random.default_rng([request.rng, _SIDES]).permutation(len(donors)):
         n_then = n_chosen + cells[donors[i]]
         is_closer = abs(n_then - wanted) < abs(n_chosen - wanted)
         if is_closer and len(chosen) < len(donors) - 1:

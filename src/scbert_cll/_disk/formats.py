@@ -23,6 +23,7 @@ from scbert_cll._version import __version__
 CHECKSUM: Final = "checksum"  # of a list or note, in itself
 
 type Json = dict[str, Any]  # an object of a JSON file, whose values are of any kind
+type Arrays = Mapping[str, np.ndarray]
 
 
 class FigureError(RuntimeError):
@@ -32,19 +33,23 @@ class FigureError(RuntimeError):
 def sha256(path: Path) -> str:
     """Checksum of a file, or of all files of a folder with their names."""
     if path.is_dir():
-        return digest(
-            {
-                file.relative_to(path).as_posix(): sha256(file)
-                for file in sorted(path.rglob("*"))
-                if file.is_file()
-            }
-        )
+        return digest(checksums(path, files_of(path)))
     if path.exists() and not path.is_file():
         raise ValueError(
             f"{path} is a pipe, socket or device, and a plain file is expected. Remove it."
         )
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_of(path: Path) -> list[Path]:
+    """A file itself, or all files of a folder."""
+    return [file for file in sorted((path, *path.rglob("*"))) if file.is_file()]
+
+
+def checksums(folder: Path, files: Iterable[Path]) -> dict[str, str]:
+    """Checksums of files, by their names in the folder."""
+    return {file.relative_to(folder).as_posix(): sha256(file) for file in files}
 
 
 def are_whole(folder: Path, sums: Mapping[str, str]) -> bool:
@@ -56,9 +61,7 @@ def are_whole(folder: Path, sums: Mapping[str, str]) -> bool:
 
 def size_and_time(path: Path) -> tuple[int, int]:
     """Bytes of a file, or of all files of a folder, and when one was last written to."""
-    files = [path]
-    if path.is_dir():
-        files = [file for file in path.rglob("*") if file.is_file()]
+    files = files_of(path) if path.is_dir() else [path]
     stats = [file.stat() for file in files]
     times = [one.st_mtime_ns for one in stats]
     return sum(one.st_size for one in stats), max(times, default=0)
@@ -173,7 +176,7 @@ def as_json(value: object) -> tuple[Write, Same]:
     return as_text(text, lambda path: same(json.loads(path.read_bytes()), expected))
 
 
-def as_arrays(arrays: Mapping[str, np.ndarray]) -> tuple[Write, Same]:
+def as_arrays(arrays: Arrays) -> tuple[Write, Same]:
     """What writes arrays by name (.npz), and reads them back."""
     expected = {name: np.asarray(array, order="C") for name, array in arrays.items()}
 

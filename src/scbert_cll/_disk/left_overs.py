@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from scbert_cll._checks.words import bytes_in_words, listed
 from scbert_cll._disk import formats
-from scbert_cll._disk.formats import Json, is_sealed, sealed
+from scbert_cll._disk.formats import Arrays, Json, is_sealed, sealed
 from scbert_cll._disk.in_place import OURS, make_folder, remove, replace
 
 MARKER: Final = ".scbert_cll"  # in a working folder: it is ours
@@ -48,9 +48,7 @@ def read_note(path: Path, call: str) -> Json | None:
     return note if is_sealed(note) and note.get("call") == call else None
 
 
-def refuse_another_call(
-    call: Mapping[str, object], begun: Mapping[str, object], folder: Path, what: str
-) -> None:
+def refuse_another_call(call: Json, begun: Json, folder: Path, what: str) -> None:
     """Refuse to go on with what was begun with other parameters; these are named."""
     differing = [
         f"{name} (was {begun.get(name)!r}, now {value!r})"
@@ -79,9 +77,7 @@ def goes_on(folder: Path, verb: str, n_bytes: float) -> Iterator[None]:
         ) from error
 
 
-def write_kept(
-    path: Path, arrays: Mapping[str, np.ndarray], note: Mapping[str, object], call: str
-) -> None:
+def write_kept(path: Path, arrays: Arrays, note: Json, call: str) -> None:
     """Replace a file (.npz) of arrays, a note, which call made them, and their checksums."""
     seal = sealed({"note": note, "call": call, "arrays": _sums(arrays)})
     text = np.frombuffer(json.dumps(seal, allow_nan=False).encode(), np.uint8)
@@ -103,7 +99,7 @@ def read_kept(path: Path, call: str) -> tuple[Json, dict[str, np.ndarray]] | Non
     return (seal["note"], arrays) if is_right else None
 
 
-def _sums(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+def _sums(arrays: Arrays) -> dict[str, str]:
     """Checksum of each array, of what kind and shape it is, and of its bytes."""
     sums = {}
     for name, array in arrays.items():

@@ -229,8 +229,7 @@ def _build(building: Building, out: Path) -> pd.DataFrame:
     _refuse_nothing_usable(scans, reasons, request)
     columns = write.merged_columns(list(scans.values()), request.obs_columns)
     donors = write.cells_of_donors(scans.values(), request.donor_key)
-    fraction, named = request.val_fraction, request.val_donors
-    val_donors = write.deal_donors(donors, fraction, named, request.rng)
+    val_donors = write.deal_donors(donors, request)
     parts = {i: write.parts_of(scan, val_donors) for i, scan in scans.items()}
     paths, stamps = building.paths, building.stamps
     job = write.Job(request, paths, scans, stamps, parts, list(donors), columns)

@@ -13,7 +13,7 @@ from anndata import AnnData
 from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll._checks.words import refuse_given
 from scbert_cll.model import ScBERT
-from scbert_cll.model.corpus.opened import ON_DISK, ONLY_OF_A_CORPUS, OnDisk, opened
+from scbert_cll.model.corpus.data import ON_DISK, ONLY_OF_A_CORPUS, OnDisk, opened
 from scbert_cll.model.training import fit as training
 from scbert_cll.model.training.options import BatchSize, Pretraining, check_network
 from scbert_cll.tl import _write

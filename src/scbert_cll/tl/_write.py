@@ -16,7 +16,7 @@ from scbert_cll._evaluation.metrics import score
 from scbert_cll._version import __version__
 from scbert_cll.model import ScBERT, ScBERTClassifier
 from scbert_cll.model._inference import Predictions, described
-from scbert_cll.model.corpus.opened import NOT_OF_A_CORPUS
+from scbert_cll.model.corpus.data import NOT_OF_A_CORPUS
 
 type Columns = Mapping[str, str | None]  # by the argument that names them
 

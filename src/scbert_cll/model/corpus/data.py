@@ -1,10 +1,14 @@
-"""A corpus on disk as what Lightning trains on: windows through annbatch, batches of tokens."""
+"""A corpus on disk as what Lightning trains on: windows through annbatch, batches of tokens.
+
+And what a verb was given: cells in memory, or a corpus.
+"""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from os import PathLike
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -15,13 +19,14 @@ from scipy import sparse
 from torch import Tensor
 
 from scbert_cll import _binning, _checks, _keys, pp
-from scbert_cll._checks.words import key_in, number_in
+from scbert_cll._checks.words import key_in, number_in, refuse_given
 from scbert_cll._corpus.format import PARTS, open_corpus
 from scbert_cll._disk.formats import Json, digest
 from scbert_cll._optional import require
 from scbert_cll.model.corpus.loader import CorpusLoader, WindowRows, Windows
 from scbert_cll.model.training import batches
 from scbert_cll.model.training.batches import Batch, TokenRows
+from scbert_cll.model.training.options import Rng
 from scbert_cll.nn import Config
 
 # of a raw corpus
@@ -86,7 +91,7 @@ class CorpusData(batches.ResumableData):
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | PathLike[str],
         *,
         balance: Sequence[str] = (),
         num_workers: int = 0,
@@ -218,8 +223,7 @@ class CorpusData(batches.ResumableData):
         if totals["genes_digest"] != params.get("genes_digest"):
             genes, totals = self.genes, _checks.counts.totals_of(self.genes)
         self._counted = np.flatnonzero(self.genes.isin(genes))
-        for name in ("n_genes", "genes_digest"):
-            self.binning["params"][name] = totals[name]
+        self.binning["params"].update(totals)
 
     def _binned(self, csr: sparse.csr_matrix) -> sparse.csr_matrix:
         if not self._raw:
@@ -287,9 +291,7 @@ class CorpusData(batches.ResumableData):
                 rows = np.arange(start, min(start + size, n))
                 yield Stored(part, start, self.cells(part, rows))
 
-    def sample(
-        self, n_cells: int, *, part: str = _keys.TRAIN, rng: int | np.random.Generator | None = 0
-    ) -> AnnData:
+    def sample(self, n_cells: int, *, part: str = _keys.TRAIN, rng: Rng = 0) -> AnnData:
         """Cells drawn at random, in memory, with all columns of `obs`.
 
         To look at, or for :func:`~scbert_cll.tl.gene2vec`.
@@ -307,3 +309,42 @@ class CorpusData(batches.ResumableData):
             columns = [_keys.DONOR, *self.corpus.obs_columns]
             adata.obs = self.readers[part].obs(columns).iloc[rows]
         return adata
+
+
+# ---- what a verb was given: cells in memory, or a corpus on disk
+
+
+OnDisk = CorpusData | str | PathLike[str]
+ON_DISK: Final = (CorpusData, str, PathLike)
+# why arguments are refused that are not for the one, or not for the other
+NOT_OF_A_CORPUS: Final = (
+    "belong to cells in memory; a corpus was binned and split by donor when it was built. Leave "
+    "them out."
+)
+ONLY_OF_A_CORPUS: Final = "are for a corpus on disk, and the cells are in memory."
+_OF_CELLS: Final = (".h5ad", ".h5mu", ".h5")
+
+
+def opened(
+    corpus: OnDisk,
+    *,
+    balance: Sequence[str] = (),
+    num_workers: int = 0,
+    binning: Mapping[str, Any] | None = None,
+) -> CorpusData:
+    """The corpus; `binning` is for one of raw counts."""
+    if isinstance(corpus, CorpusData):
+        given = {"balance": bool(balance), "num_workers": bool(num_workers)}
+        why = "belong in CorpusData(…), which is open already; leave them out here."
+        refuse_given(given, why)
+        return corpus
+    if not isinstance(corpus, (str, PathLike)):
+        raise TypeError(
+            f"Expected a corpus, its path or a CorpusData; found {type(corpus).__name__}."
+        )
+    if Path(corpus).suffix in _OF_CELLS:
+        raise ValueError(
+            f"{corpus} is a file of cells; read it (ad.read_h5ad), or build a corpus of it and "
+            f"others (pp.build_corpus)."
+        )
+    return CorpusData(corpus, balance=balance, num_workers=num_workers, binning=binning)

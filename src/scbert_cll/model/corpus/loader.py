@@ -19,6 +19,8 @@ from scbert_cll.nn import Config
 _POOL: Final = 8  # batches whose cells are sorted by length together
 _LEAST_CHUNKS: Final = 2
 
+type PerCell = np.ndarray | None  # a number of each
+
 
 @dataclass
 class Windows:
@@ -78,11 +80,7 @@ class Windows:
         return np.concatenate([self._mine(int(chunk)) for chunk in chunks])
 
     def batches(
-        self,
-        epoch: int,
-        window: int,
-        lengths: np.ndarray | None = None,
-        weights: np.ndarray | None = None,
+        self, epoch: int, window: int, lengths: PerCell = None, weights: PerCell = None
     ) -> list[np.ndarray]:
         """Places in a window, batch by batch.
 
@@ -160,9 +158,9 @@ class CorpusLoader:
 
     data: WindowRows
     config: Config
-    labels: np.ndarray | None
-    lengths: np.ndarray | None
-    weights: np.ndarray | None
+    labels: PerCell
+    lengths: PerCell
+    weights: PerCell
     num_workers: int
 
     def __post_init__(self) -> None:

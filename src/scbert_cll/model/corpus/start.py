@@ -18,7 +18,7 @@ from scbert_cll.model._inference import hidden_genes, refuse_other_tokens
 from scbert_cll.model._protocols import Classifier, Network
 from scbert_cll.model.corpus.data import CorpusData, without_cells
 from scbert_cll.model.linear.regression import Examples, fit_linear
-from scbert_cll.model.training.options import as_seed, seeded
+from scbert_cll.model.training.options import Rng, as_seed, seeded
 from scbert_cll.nn import Performer
 
 # cells that the linear part of a classifier is fitted and chosen on
@@ -32,7 +32,7 @@ def from_corpus[M: Network](
     exclude_genes: Sequence[str],
     gene_vectors: pd.DataFrame | None,
     labels_key: str | None,
-    rng: int | np.random.Generator | None,
+    rng: Rng,
     network: Json,
 ) -> M:
     """A model for the cells of a corpus, with its genes and its binning."""

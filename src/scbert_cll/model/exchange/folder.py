@@ -10,7 +10,6 @@ are read: one that it does not list is another model's, and refused.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,8 +24,9 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor
 
+from scbert_cll._checks.files import FilePath
 from scbert_cll._disk import formats
-from scbert_cll._disk.formats import Json
+from scbert_cll._disk.formats import Arrays, Json
 from scbert_cll._disk.in_place import replace, settle, whole, written
 from scbert_cll._disk.manifests import NUMBER, Each, Format, Keys, Maybe, misfits
 from scbert_cll.model._tensors import bits, usable
@@ -73,9 +73,6 @@ ORDERED: Final = 3
 MANY: Final = 3  # classes
 
 Order = Literal["C", "F"]
-FilePath = str | os.PathLike[str]
-Linear = Mapping[str, np.ndarray]
-Arrays = Mapping[str, Tensor] | Linear
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,7 @@ class Saved:
     labels: Json | None = None
     history: pd.DataFrame | None = None
     edges: pd.DataFrame | None = None  # of every gene, where they were learned
-    linear: Linear | None = None
+    linear: Arrays | None = None
 
     @property
     def binning(self) -> Json:
@@ -136,12 +133,11 @@ def _write(folder: Path, model: Saved) -> None:
         written(folder / HISTORY, *formats.as_numbers(model.history, "epoch"))
     if model.edges is not None:
         written(folder / EDGES, *formats.as_numbers(model.edges, "gene"))
-    files = sorted(folder.iterdir())
-    sums = {file.name: formats.sha256(file) for file in files}
+    sums = formats.checksums(folder, sorted(folder.iterdir()))
     written(folder / CONFIG, *formats.as_json(_CONFIG.complete(model.config, sums)))
 
 
-def _contiguous(arrays: Arrays) -> dict[str, Tensor]:
+def _contiguous(arrays: Mapping[str, Tensor] | Arrays) -> dict[str, Tensor]:
     """Arrays for safetensors, which may write memory order whatever the strides (0.8 does)."""
     tensors = {}
     for name, array in arrays.items():
@@ -244,13 +240,13 @@ def _read_labels(path: Path) -> Json:
     return labels
 
 
-def _read_linear(path: Path, config: Json, order: Order | None) -> Linear:
+def _read_linear(path: Path, config: Json, order: Order | None) -> Arrays:
     """Coefficients (classes, genes) and intercept.
 
     Of an old folder in the order that they are known to have been written in.
     """
     tensors = _read_tensors(path / LINEAR)
-    arrays: Linear = {name: tensor.numpy().copy() for name, tensor in tensors.items()}
+    arrays: Arrays = {name: tensor.numpy().copy() for name, tensor in tensors.items()}
     if order is not None:
         return {**arrays, "coefficients": in_order(arrays["coefficients"], order)}
     n_classes = len(arrays.get("coefficients", ()))

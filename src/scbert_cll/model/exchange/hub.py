@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from scbert_cll._checks.files import FilePath
 from scbert_cll._checks.words import listed
 from scbert_cll._disk.formats import Json, read_json, write_json, write_text
 from scbert_cll._disk.in_place import replace, settle, whole
@@ -19,7 +20,6 @@ from scbert_cll.model import _scvi
 from scbert_cll.model._protocols import Network
 from scbert_cll.model.exchange import folder as exchange_folder
 from scbert_cll.model.exchange import saving
-from scbert_cll.model.exchange.folder import FilePath
 from scbert_cll.model.exchange.model_card import model_card
 
 # the latter is what scvi-tools' HubModel looks for

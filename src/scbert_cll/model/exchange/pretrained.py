@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 from anndata import AnnData
 
 from scbert_cll import _checks
@@ -15,7 +14,7 @@ from scbert_cll.model import _scvi
 from scbert_cll.model._inference import cells_of, hidden_genes
 from scbert_cll.model._protocols import Classifier, Network
 from scbert_cll.model.corpus.data import CorpusData
-from scbert_cll.model.training.options import choices
+from scbert_cll.model.training.options import Rng, choices
 
 # everything else shapes pretrained weights
 _HEAD_CHOICES: Final = {"dropout", "head", "train_gene_embedding"}
@@ -41,7 +40,7 @@ def started[M: Classifier](
     model: Network,
     adata: AnnData | CorpusData | None,
     labels_key: str | None,
-    rng: int | np.random.Generator | None,
+    rng: Rng,
     network: Json,
 ) -> M:
     """Put a new head on pretrained weights."""

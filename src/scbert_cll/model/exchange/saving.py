@@ -11,11 +11,11 @@ import torch
 from anndata import AnnData
 
 from scbert_cll import _checks
+from scbert_cll._checks.files import FilePath
 from scbert_cll.model import _scvi
 from scbert_cll.model._inference import described
 from scbert_cll.model._protocols import Network
 from scbert_cll.model.exchange import folder
-from scbert_cll.model.exchange.folder import FilePath
 from scbert_cll.model.linear.regression import LinearPart
 from scbert_cll.model.training.options import choices, config_of
 from scbert_cll.nn import Config

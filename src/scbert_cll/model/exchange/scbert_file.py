@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
 import zipfile
@@ -16,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from scbert_cll._checks.files import plain_file
+from scbert_cll._checks.files import FilePath, plain_file
 from scbert_cll._checks.words import bytes_in_words, listed, unique
 from scbert_cll.model._tensors import not_finite
 from scbert_cll.model.exchange import scbert_layout
@@ -41,7 +40,7 @@ class Checkpoint:
     Only weights are read (``weights_only=True``): nothing in the file is executed.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: FilePath) -> None:
         self.path = Path(path)
         self.tensors = _read(self.path)
         names, heads = list(self.tensors), ("to_out.conv", "to_out.fc")
@@ -71,8 +70,9 @@ class Checkpoint:
             some = f"expected {listed(expected, 3)} …, found {listed(shapes, 3)}"
             yield f"none of its tensors is scBERT's: {some}"
             return
+        present = {*shapes, COUNTER}  # the counter may be absent
         names = {
-            "missing": [name for name in expected if name not in {*shapes, COUNTER}],
+            "missing": [name for name in expected if name not in present],
             "unexpected": [name for name in shapes if name not in expected],
             "of another shape": [
                 f"{name}: expected {_shape(shape)}, found {_shape(shapes[name])}"

@@ -100,10 +100,7 @@ def to_ours(theirs: Mapping[str, Tensor], places: Iterable[Place]) -> Tensors:
         if place.ours:
             parts.setdefault(place.ours, []).append(theirs[place.theirs].float())
     stacked = {ours: torch.cat(tensors) for ours, tensors in parts.items()}
-    return {
-        ours: tensor.flatten(0, -2) if tensor.ndim > 2 else tensor
-        for ours, tensor in stacked.items()
-    }
+    return {ours: t.flatten(0, -2) if t.ndim > 2 else t for ours, t in stacked.items()}
 
 
 def to_theirs(ours: Mapping[str, Tensor], places: list[Place]) -> Tensors:

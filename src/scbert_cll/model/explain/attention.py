@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,9 +27,66 @@ _LEVELS: Final[dict[str, tuple[str, ...]]] = {
     "heads": ("layer", "head"),
 }
 
-MEAN: Final = "mean"  # in the place of a head: of all heads of a layer
-
 Infer = Callable[..., Tensor]
+
+
+class Attention(NamedTuple):
+    """Attention that genes receive in some cells, and the levels that are kept apart."""
+
+    model: Network
+    adata: AnnData | None
+    batch_size: int | None
+    levels: Sequence[str] = ()  # of "layer", "head"; means are taken over the others
+    infer: Infer | None = None  # the attention of the forward pass
+
+    @property
+    def _sizes(self) -> list[int]:
+        config = self.model.config
+        sizes = {"layer": config.n_layers, "head": config.n_heads}
+        return [sizes[name] for name in self.levels]
+
+    @torch.inference_mode()
+    def of_cells(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Row, genes (n,) and the attention they receive, (*levels, n), of every cell."""
+        model, batch_size = self.model, self.batch_size
+        attention: Infer = self.infer or model.module.gene_attention
+        data = token_rows(model, self.adata)
+        for cells, rows in batches(model, data, batch_size, "attention"):
+            with enough_memory(model.config, batch_size, training=False):
+                received = attention(**cells).transpose(0, 1)  # (b, layers, h, n)
+            for level, axis in (("head", 2), ("layer", 1)):
+                received = received if level in self.levels else received.mean(axis)
+            tokens = cells["tokens"]
+            attends = (cells.get("weight", torch.ones(tokens.shape)) > 0).cpu().numpy()
+            columns = (rows, genes_of(cells), received.cpu().numpy(), attends)
+            for row, its_genes, its_attention, attending in zip(*columns, strict=True):
+                yield int(row), its_genes[attending], its_attention[..., attending]
+
+    def sums(self, codes: np.ndarray, n_groups: int) -> np.ndarray:
+        """Attention summed over the cells of each group: (groups, *levels, positions).
+
+        A cell with code -1 has no group.
+        """
+        total = np.zeros((n_groups, *self._sizes, self.model.config.n_positions))
+        with calm_for(self.model):
+            for row, genes, received in self.of_cells():
+                if codes[row] >= 0:
+                    total[codes[row]][..., genes] += received
+        return total
+
+    def shares(self, total: np.ndarray, names: Sequence[str]) -> pd.DataFrame:
+        """These sums as shares of the genes: genes × groups."""
+        genes = self.model.genes
+        total = total[..., : len(genes)].reshape(-1, len(genes))
+        share = total / np.maximum(total.sum(1, keepdims=True), np.finfo(float).tiny)
+        axes = [list(names), *map(range, self._sizes)]
+        columns = pd.MultiIndex.from_product(axes, names=["group", *self.levels])
+        return pd.DataFrame(share.T, genes, columns if self.levels else list(names))
+
+    def of_groups(self, groups: pd.Series) -> pd.DataFrame:
+        """The shares in the cells of each group."""
+        codes, names = coded(groups, cells_of(self.model, self.adata))
+        return self.shares(self.sums(codes, len(names)), names)
 
 
 def get_gene_attention(
@@ -72,8 +129,9 @@ def get_gene_attention(
         Not one group per cell, or no cell with a group.
     """
     choice(mode, ["used", "original"], "mode")
+    levels = _LEVELS[choice(reduce, list(_LEVELS), "reduce")]
     infer = partial(model.module.gene_attention, original=mode == "original")
-    return _of_groups(model, groups, adata, reduce, batch_size, infer)
+    return Attention(model, adata, batch_size, levels, infer).of_groups(groups)
 
 
 def attention_to(
@@ -117,59 +175,8 @@ def attention_to(
         share = share / share.sum(1, keepdim=True).clamp(min=1)
         return model.module.gene_attention(tokens, genes, weight, query_weight=share)
 
-    return _of_groups(model, groups, adata, reduce, batch_size, infer)
-
-
-def _of_groups(
-    model: Network,
-    groups: pd.Series,
-    adata: AnnData | None,
-    reduce: Reduce,
-    batch_size: int | None,
-    infer: Infer,
-) -> pd.DataFrame:
     levels = _LEVELS[choice(reduce, list(_LEVELS), "reduce")]
-    codes, names = coded(groups, cells_of(model, adata))
-    total = attention_sums(model, codes, len(names), adata, batch_size, infer, levels)
-    return attention_shares(model, total, names, levels)
-
-
-def attention_sums(
-    model: Network,
-    codes: np.ndarray,
-    n_groups: int,
-    adata: AnnData | None,
-    batch_size: int | None,
-    infer: Infer | None = None,
-    levels: Sequence[str] = (),
-) -> np.ndarray:
-    """Attention received, summed over the cells of each group: (groups, *levels, positions).
-
-    A cell with code -1 has no group.
-    """
-    sizes = _sizes(model, levels)
-    total = np.zeros((n_groups, *sizes, model.config.n_positions))
-    with calm_for(model):
-        for row, genes, received in _received(model, adata, batch_size, infer, levels):
-            if codes[row] >= 0:
-                total[codes[row]][..., genes] += received
-    return total
-
-
-def attention_shares(
-    model: Network, total: np.ndarray, names: Sequence[str], levels: Sequence[str] = ()
-) -> pd.DataFrame:
-    """Sums of :func:`attention_sums` as shares of the genes: genes × groups."""
-    total = total[..., : len(model.genes)].reshape(-1, len(model.genes))
-    share = total / np.maximum(total.sum(1, keepdims=True), np.finfo(float).tiny)
-    axes = [list(names), *map(range, _sizes(model, levels))]
-    columns = pd.MultiIndex.from_product(axes, names=["group", *levels])
-    return pd.DataFrame(share.T, model.genes, columns if levels else list(names))
-
-
-def _sizes(model: Network, levels: Sequence[str]) -> list[int]:
-    sizes = {"layer": model.config.n_layers, "head": model.config.n_heads}
-    return [sizes[name] for name in levels]
+    return Attention(model, adata, batch_size, levels, infer).of_groups(groups)
 
 
 def get_cell_attention(
@@ -183,7 +190,7 @@ def get_cell_attention(
     """
     parts = []
     with calm_for(model):
-        for row, genes, received in _received(model, adata, batch_size):
+        for row, genes, received in Attention(model, adata, batch_size).of_cells():
             is_gene = genes < len(model.genes)  # not the end token
             rows = np.full(is_gene.sum(), row)
             parts.append((received[is_gene], rows, genes[is_gene]))
@@ -224,29 +231,6 @@ def get_attention_floor(
     return torch.cat(floors, dim=1).mean(1).float().cpu().numpy()
 
 
-@torch.inference_mode()
-def _received(
-    model: Network,
-    adata: AnnData | None,
-    batch_size: int | None,
-    infer: Infer | None = None,
-    levels: Sequence[str] = (),
-) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Row, genes (n,) and the attention they receive, (*levels, n), of every cell."""
-    attention: Infer = infer or model.module.gene_attention
-    data = token_rows(model, adata)
-    for cells, rows in batches(model, data, batch_size, "attention"):
-        with enough_memory(model.config, batch_size, training=False):
-            received = attention(**cells).transpose(0, 1)  # (b, layers, h, n)
-        for level, axis in (("head", 2), ("layer", 1)):
-            received = received if level in levels else received.mean(axis)
-        tokens = cells["tokens"]
-        attends = (cells.get("weight", torch.ones(tokens.shape)) > 0).cpu().numpy()
-        columns = (rows, genes_of(cells), received.cpu().numpy(), attends)
-        for row, its_genes, its_attention, attending in zip(*columns, strict=True):
-            yield int(row), its_genes[attending], its_attention[..., attending]
-
-
 def attention_layers(
     model: Classifier, adata: AnnData, groups: pd.Series, batch_size: int | None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -256,8 +240,8 @@ def attention_layers(
     the mean token of a gene in the cells of the group; genes that none of them expresses are left
     out.
     """
-    infer = model.module.gene_attention
-    attention = _of_groups(model, groups, adata, "heads", batch_size, infer)
+    levels = _LEVELS["heads"]
+    attention = Attention(model, adata, batch_size, levels).of_groups(groups)
     tokens, _ = _checks.counts.tokens(adata, model.layer)
     rows = []
     for group in attention.columns.unique("group"):
@@ -268,7 +252,7 @@ def attention_layers(
         for layer in range(model.config.n_layers):
             of_layer = attention.xs((group, layer), axis=1, level=("group", "layer"))
             heads = pd.DataFrame(of_layer)[expressed]
-            for head, values in heads.assign(**{MEAN: heads.mean(axis=1)}).items():
+            for head, values in heads.assign(mean=heads.mean(axis=1)).items():
                 r = float(stats.spearmanr(values, abundance[expressed]).statistic)
                 row = {"group": str(group), "layer": layer, "head": str(head)}
                 rows.append(row | {"abundance": r})

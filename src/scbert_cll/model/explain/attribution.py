@@ -164,8 +164,8 @@ def held_out_auroc(
         return float("nan")
     rows, target = held_out[0], target or model.classes[-1]
     positive = (labels[rows] == target).to_numpy().astype(np.int64)
-    network = _inference.predict_parts(model, adata[rows], batch_size=batch_size).network
-    proba = network[target].to_numpy()
+    predicted = _inference.predict_parts(model, adata[rows], batch_size=batch_size)
+    proba = predicted.network[target]
     who = None if donors is None else donors[rows].to_numpy()
     name = "auroc" if who is None else "auroc_within"
     both = np.column_stack([1 - proba, proba])

@@ -68,7 +68,7 @@ def get_set_effects(
     ValueError
         Unknown class.
     """
-    logit = _Contrast(model, code_of(model, target), batch_size)
+    logit = _Logit(model, code_of(model, target), batch_size)
     members = sparse.lil_matrix((len(sets), len(model.genes)), dtype=bool)
     for row, genes in enumerate(sets.values()):
         members[row, _checks.genes.places_in_model(list(genes), model.genes)] = True
@@ -120,7 +120,7 @@ def get_gene_occlusion(
     ValueError
         Unknown class, or not one group per cell.
     """
-    logit = _Contrast(model, code_of(model, target), batch_size)
+    logit = _Logit(model, code_of(model, target), batch_size)
     places = np.arange(len(model.genes))
     if genes is not None:
         places = _checks.genes.places_in_model(genes, model.genes)
@@ -141,15 +141,15 @@ def get_gene_occlusion(
     return pd.DataFrame(mean.T, index=model.genes[places], columns=names)
 
 
-class _Contrast(NamedTuple):
-    """The network's logit of a class against the mean of the others."""
+class _Logit(NamedTuple):
+    """The logit of a class: the network's alone, or of what is predicted."""
 
     model: Classifier
     code: int
     batch_size: int | None
 
-    def of(self, csr: sparse.csr_matrix) -> np.ndarray:
-        """Of each cell, from its tokens: float64 (cells,)."""
+    def contrast(self, csr: sparse.csr_matrix) -> np.ndarray:
+        """The network's against the mean of the others, from the tokens: float64 (cells,)."""
         model, n = self.model, len(self.model.classes)
 
         def classify(**cells: Tensor) -> list[Tensor]:
@@ -160,19 +160,28 @@ class _Contrast(NamedTuple):
         contrast = attribution.contrast_of(n, self.code).numpy().astype(np.float64)
         return np.asarray(logits.astype(np.float64) @ contrast)
 
+    def odds(self, data: TokenRows) -> tuple[np.ndarray, np.ndarray]:
+        """Log-odds of the class as it is predicted (cells,), and embeddings (cells, n_hidden)."""
+        model = self.model
+        logits, latent = _inference.logits_and_latent(model, data, self.batch_size, None)
+        linear = None if model.linear_ is None else model.linear_.logits(data.csr)
+        joined = _inference.joined_proba(model, logits.astype(np.float64), linear)
+        proba = np.clip(joined[:, self.code], _LEAST, 1 - _LEAST)
+        return np.log(proba) - np.log1p(-proba), latent
+
 
 def _set_effects(
-    logit: _Contrast, data: TokenRows, members: sparse.csr_matrix, *, keep: bool = False
+    logit: _Logit, data: TokenRows, members: sparse.csr_matrix, *, keep: bool = False
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Cells, sets (rows of `members`) and effects, of all pairs in which a token changes."""
-    whole = logit.of(data.csr)
+    whole = logit.contrast(data.csr)
     for rows, of in _changing(data.csr, members, keep=keep):
         of_tokens = np.repeat(of, data.lengths()[rows]), data.csr[rows].indices
         csr = _without(data.csr[rows], np.asarray(members[of_tokens]).ravel() != keep)
         can = (np.diff(csr.indptr) > 0) | (logit.model.config.n_zeros > 0)
         effect = np.full(len(rows), np.nan)
         if can.any():
-            effect[can] = logit.of(csr[can]) - whole[rows[can]]
+            effect[can] = logit.contrast(csr[can]) - whole[rows[can]]
         yield rows, of, effect
 
 
@@ -250,14 +259,14 @@ def perturb_genes(
     ValueError
         Unknown class, or a level that is no token.
     """
-    code = code_of(model, target)
+    logit = _Logit(model, code_of(model, target), batch_size)
     number_in(level, "level", 0, model.config.n_bins, whole=True)
     places = {
         name: _checks.genes.places_in_model(list(members), model.genes)
         for name, members in genes.items()
     }
     whole = token_rows(model, adata)
-    before, latent = _odds(model, whole, code, batch_size)
+    before, latent = logit.odds(whole)
     bar = Bar(places.items(), desc="perturbation", unit="set", disable=None)
     for name, columns in bar:
         csr = _set(whole.csr, columns, level)
@@ -267,21 +276,9 @@ def perturb_genes(
         if not len(rows):
             yield Change(name, rows, np.empty(0), np.empty(0, np.float32))
             continue
-        changed = TokenRows(csr[rows], model.config)
-        after, moved = _odds(model, changed, code, batch_size)
+        after, moved = logit.odds(TokenRows(csr[rows], model.config))
         shift = np.linalg.norm(moved - latent[rows], axis=1)
         yield Change(name, rows, after - before[rows], shift)
-
-
-def _odds(
-    model: Classifier, data: TokenRows, code: int, batch_size: int | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Log-odds of a class as it is predicted (cells,), and embeddings (cells, n_hidden)."""
-    logits, latent = _inference.logits_and_latent(model, data, batch_size, None)
-    linear = None if model.linear_ is None else model.linear_.logits(data.csr)
-    joined = _inference.joined_proba(model, logits.astype(np.float64), linear)
-    proba = np.clip(joined[:, code], _LEAST, 1 - _LEAST)
-    return np.log(proba) - np.log1p(-proba), latent
 
 
 def _set(csr: sparse.csr_matrix, columns: np.ndarray, level: int) -> sparse.csr_matrix:

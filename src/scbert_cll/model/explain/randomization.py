@@ -10,7 +10,7 @@ from anndata import AnnData
 from scbert_cll._checks.words import choice
 from scbert_cll.model import _scvi
 from scbert_cll.model._protocols import Classifier
-from scbert_cll.model.training.options import as_seed, choices
+from scbert_cll.model.training.options import Rng, as_seed, choices
 
 Part = Literal["head", "blocks", "all"]
 _PARTS: Final[dict[str, tuple[str, ...]]] = {
@@ -23,7 +23,7 @@ _OTHER: Final = 1810
 _GENES: Final = "gene_embedding."
 
 
-def randomized[M: Classifier](model: M, part: Part, rng: int | np.random.Generator | None = 0) -> M:
+def randomized[M: Classifier](model: M, part: Part, rng: Rng = 0) -> M:
     """Copy the classifier and draw part of the copy's network anew, as before any training.
 
     From the output towards the input, as in Adebayo et al. 2018 (arXiv:1810.03292): an
@@ -60,9 +60,7 @@ def randomized[M: Classifier](model: M, part: Part, rng: int | np.random.Generat
     return new
 
 
-def untrained_on[M: Classifier](
-    model: M, adata: AnnData, rng: int | np.random.Generator | None = 0
-) -> M:
+def untrained_on[M: Classifier](model: M, adata: AnnData, rng: Rng = 0) -> M:
     """Copy the classifier with all weights drawn anew and other cells, to be trained on these."""
     new = randomized(model, "all", rng)
     _scvi.attach(new, adata)
@@ -74,15 +72,8 @@ def _untrained[M: Classifier](model: M, rng: np.random.Generator) -> M:
     """The same classifier with a network of random weights, not registered with scvi-tools."""
     # `genes` are without them
     setup = model.registry["setup_args"] | {"exclude_genes": []}
-    new = _scvi.detached(
-        type(model),
-        model.genes,
-        setup,
-        model.labels,
-        binning=model.binning,
-        rng=rng,
-        **choices(model.config),
-    )
+    network = {**choices(model.config), "binning": model.binning, "rng": rng}
+    new = _scvi.detached(type(model), model.genes, setup, model.labels, **network)
     _scvi.attach(new, model.adata)
     for name in ("is_trained_", "history_", "kept_epoch_", "combine", "linear_"):
         setattr(new, name, getattr(model, name))

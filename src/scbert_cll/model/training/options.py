@@ -60,6 +60,7 @@ _LEAST: Final = {  # of numbers
     "n_background": 1,
 }
 
+type Rng = int | np.random.Generator | None  # a seed, what draws one, or chance
 Logging = str | Logger | None
 BatchSize = int | Literal["auto"]
 Freeze = Literal["none", "encoder", "scbert"]
@@ -99,7 +100,7 @@ ELSEWHERE: Final[Mapping[str, str]] = {  # what they become, under which name
 }
 
 
-def as_seed(rng: int | np.random.Generator | None) -> int:
+def as_seed(rng: Rng) -> int:
     """Draw an integer seed from what users pass as `rng`."""
     if isinstance(rng, (int, np.integer)):
         return int(rng)

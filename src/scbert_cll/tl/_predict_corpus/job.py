@@ -21,7 +21,7 @@ from scbert_cll.model._inference import described
 from scbert_cll.model._tensors import tensors_digest
 from scbert_cll.model.corpus.data import CorpusData
 from scbert_cll.model.corpus.start import refuse_other_corpus
-from scbert_cll.model.explain.attention import attention_sums
+from scbert_cll.model.explain.attention import Attention
 from scbert_cll.model.training.batches import take_columns
 from scbert_cll.tl import _write
 
@@ -159,7 +159,7 @@ class Job:
     def attention(self, cells: AnnData, codes: np.ndarray) -> dict[str, np.ndarray]:
         """Attention summed over the cells of each group, and how many these are."""
         n = len(self.groups)
-        sums = attention_sums(self.model, codes, n, cells, self.batch_size)
+        sums = Attention(self.model, cells, self.batch_size).sums(codes, n)
         n_cells = np.bincount(codes[codes >= 0], minlength=n)
         return {"attention": sums, "n_cells": n_cells}
 

@@ -29,8 +29,8 @@ from scbert_cll._disk.in_place import remove
 from scbert_cll._optional import require
 from scbert_cll._process import Bar
 from scbert_cll.model import ScBERT, ScBERTClassifier
-from scbert_cll.model.corpus.opened import OnDisk, opened
-from scbert_cll.model.explain.attention import attention_shares
+from scbert_cll.model.corpus.data import OnDisk, opened
+from scbert_cll.model.explain.attention import Attention
 from scbert_cll.tl import _write
 from scbert_cll.tl._gene_attention import warn_if_uniform
 from scbert_cll.tl._predict_corpus.job import Job
@@ -344,7 +344,8 @@ class _Work:
         n_cells = np.sum([one["n_cells"] for one in sums], axis=0)
         filled = np.flatnonzero(n_cells)
         names = [job.groups[i] for i in filled]
-        table = attention_shares(job.model, total[filled], names)
+        attention = Attention(job.model, None, job.batch_size)
+        table = attention.shares(total[filled], names)
         params = {"groupby": job.groupby, "per_cell": False, "layer": job.model.layer}
         record = {"params": params, "attention_floor": floor}
         record["n_cells"] = dict(zip(names, n_cells[filled].tolist(), strict=True))
