@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 # Two test processes share two cores; more threads would wait for each other (before anything loads
@@ -25,6 +27,8 @@ settings.load_profile("busy")
 # What PyTorch, scanpy and others make while they are loaded would be looked through for cycles
 # hundreds of times, which is a tenth of the tests' time.
 gc.set_threshold(20_000, 20, 20)
+# Lightning reads the entry points of all that is installed for each of some thousand trainings.
+metadata.entry_points = cache(metadata.entry_points)
 # Numba, which scanpy calls, hands its number of threads to OpenMP and so to PyTorch, which is then
 # ten times slower where processes share a core. Without pytest-xdist it was loaded before the lines
 # above, by the filters of warnings.

@@ -25,8 +25,10 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from typing import Any, Final, cast
 
+from threadpoolctl import ThreadpoolController
 from tqdm.auto import tqdm
 
 one_at_a_time: Final = threading.RLock()  # trainings, which share the global random state
@@ -168,13 +170,10 @@ def calm(*, small: bool = True) -> Iterator[None]:
     if not spins:
         yield
         return
-    from threadpoolctl import ThreadpoolController
-
     torch: Any = sys.modules.get("torch")
     threads = None if torch is None else torch.get_num_threads()
     with ExitStack() as stack:
-        pools = ThreadpoolController().select(filepath=spins)
-        stack.enter_context(pools.limit(limits=1))
+        stack.enter_context(pools().select(filepath=spins).limit(limits=1))
         # its MKL has a number of its own
         if threads not in (None, 1) and torch.get_num_threads() == 1:
             torch.set_num_threads(1)
@@ -182,9 +181,20 @@ def calm(*, small: bool = True) -> Iterator[None]:
         yield
 
 
+def pools() -> ThreadpoolController:
+    """Libraries with threads in this process.
+
+    To look for them takes 10 ms, more than the work of many calls, so they are looked for again
+    only where modules were imported since.
+    """
+    return _pools(len(sys.modules))
+
+
+@lru_cache(maxsize=1)
+def _pools(n_modules: int) -> ThreadpoolController:
+    return ThreadpoolController()
+
+
 def _loaded() -> set[str]:
     """Libraries of OpenMP in this process, by path."""
-    from threadpoolctl import threadpool_info
-
-    pools = threadpool_info()
-    return {str(pool["filepath"]) for pool in pools if pool["user_api"] == "openmp"}
+    return {library.filepath for library in pools().select(user_api="openmp").lib_controllers}

@@ -8,9 +8,9 @@ from scipy.stats import median_abs_deviation
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits
 
 from scbert_cll._counts import log_normalised
+from scbert_cll._process import pools
 
 STRENGTH = 0.003  # C of an L2 penalty: strong enough that genes of one module share their weight
 N_FOLDS = 4
@@ -39,7 +39,7 @@ def ridge(scaled: np.ndarray | sparse.csr_matrix, positive: np.ndarray) -> Logis
 
     On one thread, since vectors of genes are too short for several.
     """
-    with threadpool_limits(1, user_api="blas"):
+    with pools().limit(limits=1, user_api="blas"):
         return LogisticRegression(C=STRENGTH, max_iter=2000).fit(scaled, positive)
 
 
