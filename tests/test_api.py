@@ -278,11 +278,12 @@ def comparable(value: Any) -> Any:
     if isinstance(value, pd.DataFrame):
         return {str(c): comparable(value[c]) for c in value}
     if isinstance(value, pd.Series):
-        return [list(value.index), value.astype(str).tolist()]
+        return [list(value.index), str(value.dtype), repr(value.tolist())]
     if sparse.issparse(value):
-        return [value.shape, *(part.tolist() for part in sparse.find(value))]
+        return [value.shape, *(part.tobytes() for part in sparse.find(value))]
     if isinstance(value, np.ndarray):
-        return [value.shape, value.astype(str).ravel().tolist()]
+        plain = value.dtype.kind in "biuf"
+        return [value.shape, str(value.dtype), value.tobytes() if plain else repr(value.tolist())]
     return repr(value)
 
 
