@@ -176,11 +176,9 @@ def leakage_audit(
         label = _checks.adata.obs_column(adata, labels_key)
         _checks.adata.classes(label, labels_key)
     matrix = _checks.counts.matrix(adata, layer)
-    if not _checks.counts.are_whole(matrix.data):
-        whole = _checks.counts.nearly_whole(matrix.data)
-        if whole is not None:
-            arrays = (whole, matrix.indices, matrix.indptr)
-            matrix = sparse.csr_matrix(arrays, shape=matrix.shape)
+    is_whole = _checks.counts.are_whole(matrix.data)
+    if not is_whole and (whole := _checks.counts.nearly_whole(matrix.data)) is not None:
+        matrix = sparse.csr_matrix((whole, matrix.indices, matrix.indptr), shape=matrix.shape)
     _checks.adata.no_empty_cells(matrix.sum(axis=1).A1, adata, slot_name(layer))
 
     generator = np.random.default_rng(rng)
@@ -204,8 +202,8 @@ def leakage_audit(
     findings = [equal, same_name, close, checks.donors(cells, donor), added]
     findings += _preprocessing(adata, cells, is_original, balance.get("groups"))
     tables = (equal_cells, name_cells, close_cells, added_cells)
-    columns = list(checks.CELL_COLUMNS)
-    named = pd.concat([t[columns] for t in tables if len(t)] or [checks.no_cells()])
+    offenders = [table[checks.CELL_COLUMNS] for table in tables if len(table)]
+    named = pd.concat(offenders or [checks.no_cells()])
     results = {"cells": named.reset_index(drop=True).rename(index=str)}
     if gap:
         has_donor = True if donor is None else donor.notna()

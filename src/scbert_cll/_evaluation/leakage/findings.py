@@ -16,7 +16,7 @@ from scbert_cll._evaluation.leakage import duplicates
 
 type Status = Literal["leak", "warning", "ok", "cannot tell"]
 
-CELL_COLUMNS = ("check", "cell", "part", "twin", "twin_part", "value")
+CELL_COLUMNS = ["check", "cell", "part", "twin", "twin_part", "value"]
 _FEW_COUNTS = 20  # two different cells with so few counts may be equal by chance
 # of the distance to the 20th neighbour; different cells of the toy data are above 0.67
 _RATIO = 0.5
