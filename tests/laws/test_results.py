@@ -224,7 +224,10 @@ def same(a: Any, b: Any) -> bool:
     return missing == pd.isna(other.astype(object)).tolist() and texts[0] == texts[1]
 
 
-@pytest.fixture(scope="module", params=ENDS)
+ZARR = pytest.param("zarr", marks=pytest.mark.slow)  # some 1,600 files take ten seconds
+
+
+@pytest.fixture(scope="module", params=["h5ad", ZARR])
 def read(
     world: World, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AnnData:

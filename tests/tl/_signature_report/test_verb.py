@@ -210,6 +210,7 @@ def asked():
     return adata, model, sb.tl.signature_report(adata, model, n_refits=1, **FEW)
 
 
+@pytest.mark.slow  # a report with a network
 def test_attention_goes_through_the_same_gates_and_fails(asked) -> None:
     _, _, report = asked
     for name in ("permuted labels", "stability", "random head", "random network"):
@@ -223,6 +224,7 @@ def test_attention_goes_through_the_same_gates_and_fails(asked) -> None:
     assert "attention" in report.to_markdown().splitlines()[4]
 
 
+@pytest.mark.slow  # a report with a network
 def test_an_attribution_that_was_learned_goes_with_the_weights(asked) -> None:
     _, _, report = asked
     head, whole = (gate(report, name, "attribution") for name in ("random head", "random network"))
@@ -237,6 +239,7 @@ def test_an_attribution_that_was_learned_goes_with_the_weights(asked) -> None:
     assert shares[0] < 1
 
 
+@pytest.mark.slow  # a report with a network
 def test_what_the_network_loses_is_what_it_says_of_cells_it_was_not_trained_on(asked) -> None:
     """The same by hand: the signature of the training donors, dropped from the test cells."""
     adata, model, report = asked

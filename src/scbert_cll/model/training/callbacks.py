@@ -15,17 +15,17 @@ from typing import Any, Final, Literal, cast
 import lightning.pytorch as L
 import pandas as pd
 import torch
-import torch.distributed as dist
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor, nn
+from torch import Tensor
 
 from scbert_cll._checks.words import choice
 from scbert_cll._disk.formats import Json
 from scbert_cll.model._protocols import Network
 from scbert_cll.model._tensors import not_finite, usable
 from scbert_cll.model.training.options import Fit, Logging
+from scbert_cll.model.training.plans import all_weights
 from scbert_cll.nn import Performer
 
 # what a training changes besides the network
@@ -418,46 +418,3 @@ class StopWhereNotFinite(L.Callback):
         first = int(trainer.strategy.reduce(self._first, reduce_op="min"))
         if first < _NEVER:
             raise NotFinite("loss", first, trainer.current_epoch)
-
-
-# ---- weights that are shared out
-
-
-def all_weights(network: nn.Module) -> dict[str, Tensor]:
-    """A copy of the weights.
-
-    Where they are shared out all processes have to ask, and all get them.
-    """
-    weights = dict(network.state_dict())
-    for name, tensor in weights.items():
-        whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-        weights[name] = whole.detach().clone()
-    return weights
-
-
-class Sharded(L.Callback):
-    """Give the whole network the weights at the end, and keep BatchNorm's means alike."""
-
-    def __init__(self, whole: Performer) -> None:
-        self.whole = whole
-
-    def on_train_batch_start(self, _: L.Trainer, plan: L.LightningModule, *__: object) -> None:
-        """As in DDP, the first process' means count."""
-        _spread_means(plan)
-
-    def on_validation_start(self, _: L.Trainer, plan: L.LightningModule) -> None:
-        """Validate with the same means everywhere."""
-        _spread_means(plan)
-
-    def on_train_end(self, _: L.Trainer, plan: L.LightningModule) -> None:
-        """Collect the shares."""
-        _spread_means(plan)
-        self.whole.load_state_dict(all_weights(cast("Performer", plan.module)))
-
-
-def _spread_means(network: nn.Module) -> None:
-    """Broadcast what BatchNorm remembers, which is no weight and so is not shared out."""
-    for layer in network.modules():
-        if isinstance(layer, nn.BatchNorm1d):
-            for tensor in layer.buffers():
-                dist.broadcast(tensor, src=0)

@@ -297,7 +297,7 @@ class _Training:
         every = [*user["callbacks"], callbacks.StopWhereNotFinite(), best]
         # first, so that the best epoch's weights are the last word
         if plans.is_sharded(trainer["strategy"]):
-            every.insert(0, callbacks.Sharded(self.model.module))
+            every.insert(0, plans.Sharded(self.model.module))
         if options.early_stopping and data.n_val:
             patience = options.early_stopping_patience
             every.append(EarlyStopping("validation_loss", patience=patience))

@@ -14,9 +14,10 @@ from typing import Any, Final, cast
 
 import lightning.pytorch as L
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch import Tensor
+from torch import Tensor, nn
 
 from scbert_cll._disk.formats import Json
 from scbert_cll.model.training.batches import Batch, Cells
@@ -356,3 +357,43 @@ def share_out(plan: L.LightningModule) -> None:
     fully_shard(plan, mesh=mesh)  # with what the plan itself learns
     for step in ("training_step", "validation_step"):
         register_fsdp_forward_method(plan, step)
+
+
+def all_weights(network: nn.Module) -> dict[str, Tensor]:
+    """A copy of the weights.
+
+    Where they are shared out all processes have to ask, and all get them.
+    """
+    weights = dict(network.state_dict())
+    for name, tensor in weights.items():
+        whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+        weights[name] = whole.detach().clone()
+    return weights
+
+
+class Sharded(L.Callback):
+    """Give the whole network the weights at the end, and keep BatchNorm's means alike."""
+
+    def __init__(self, whole: Performer) -> None:
+        self.whole = whole
+
+    def on_train_batch_start(self, _: L.Trainer, plan: L.LightningModule, *__: object) -> None:
+        """As in DDP, the first process' means count."""
+        _spread_means(plan)
+
+    def on_validation_start(self, _: L.Trainer, plan: L.LightningModule) -> None:
+        """Validate with the same means everywhere."""
+        _spread_means(plan)
+
+    def on_train_end(self, _: L.Trainer, plan: L.LightningModule) -> None:
+        """Collect the shares."""
+        _spread_means(plan)
+        self.whole.load_state_dict(all_weights(cast("Performer", plan.module)))
+
+
+def _spread_means(network: nn.Module) -> None:
+    """Broadcast what BatchNorm remembers, which is no weight and so is not shared out."""
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm1d):
+            for tensor in layer.buffers():
+                dist.broadcast(tensor, src=0)
