@@ -305,7 +305,7 @@ def test_an_interrupted_question_leaves_pytorch_as_it_was(scbert, new_cells, mon
         scbert.get_latent_representation(new_cells)
     assert kept.tb is not None
     assert not torch.is_inference_mode_enabled()
-    next(attention._received(scbert, new_cells, 4))
+    next(attention.Attention(scbert, new_cells, 4).of_cells())
     assert not torch.is_inference_mode_enabled()
 
 
