@@ -30,8 +30,8 @@ def prepared() -> AnnData:
 def trained(prepared):
     """The same cells after tl.pretrain and tl.finetune, and both models."""
     adata = prepared.copy()
-    pretrained = sc_cll.tl.pretrain(adata, **FAST | {"max_epochs": 8})
-    classifier = sc_cll.tl.finetune(adata, pretrained, **FAST | {"max_epochs": 8})
+    pretrained = sc_cll.tl.pretrain(adata, **FAST | {"max_epochs": 4})
+    classifier = sc_cll.tl.finetune(adata, pretrained, **FAST | {"max_epochs": 4})
     return adata, pretrained, classifier
 
 

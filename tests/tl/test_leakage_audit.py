@@ -489,7 +489,7 @@ def test_gap_without_signal_at_the_studys_size() -> None:
 
 
 def test_donors_with_their_own_class_mix_help_a_split_by_cells() -> None:
-    score = gap_of(no_signal(600, 200, [0.4, 0.3, 0.3], by_donor=True), 3)
+    score = gap_of(no_signal(600, 200, [0.4, 0.3, 0.3], by_donor=True), 2)
     assert score["A"] > score["B"] > score["C"] + 0.05
 
 

@@ -208,7 +208,7 @@ def learned():
     sb.pp.bin_expression(adata)
     ScBERTClassifier.setup_anndata(adata, labels_key="label")
     model = ScBERTClassifier(adata, rng=0, gene_embedding="learned")
-    model.train(12, split_key="split", accelerator="cpu", enable_progress_bar=False)
+    model.train(8, split_key="split", accelerator="cpu", enable_progress_bar=False)
     return adata, model
 
 
