@@ -60,10 +60,9 @@ def test_each_batch_has_random_numbers_of_its_own(adata, how):
     assert again.seeds == notes.seeds
 
 
-def test_each_process_has_random_numbers_of_its_own(scbert, monkeypatch):
+def test_each_process_has_random_numbers_of_its_own(scbert):
     seeds: list[int] = []
     plan = PretrainPlan(scbert.module, Pretraining(), seed=7)
-    monkeypatch.setattr(torch, "manual_seed", seeds.append)
 
     class Trainer:
         global_rank = 0
@@ -71,11 +70,13 @@ def test_each_process_has_random_numbers_of_its_own(scbert, monkeypatch):
         class fit_loop:  # noqa: N801
             total_batch_idx = 0
 
-    for rank in range(3):
-        for step in range(50):
-            Trainer.global_rank, Trainer.fit_loop.total_batch_idx = rank, step
-            plan.trainer = Trainer
-            plan.on_train_batch_start(None, 0)
+    with torch.random.fork_rng():
+        for rank in range(3):
+            for step in range(50):
+                Trainer.global_rank, Trainer.fit_loop.total_batch_idx = rank, step
+                plan.trainer = Trainer
+                plan.on_train_batch_start(None, 0)
+                seeds.append(torch.initial_seed())
     assert len(set(seeds)) == 150
 
 

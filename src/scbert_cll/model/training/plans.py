@@ -80,7 +80,10 @@ class Plan(L.LightningModule):
 
     def on_train_batch_start(self, *_: object) -> None:
         """Draw dropout's random numbers from the seed and the step."""
-        torch.manual_seed(self.step_seed())
+        if self.device.type != "cpu":
+            torch.manual_seed(self.step_seed())
+        else:  # without a traceback for each kind of GPU that is not in use, a millisecond
+            torch.default_generator.manual_seed(self.step_seed())
 
     def report(self, stage: str, n: int, **values: Tensor) -> None:
         """Log means over the epoch, in which this batch counts as `n` cells, by scvi-tools' names.
