@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Final
@@ -11,11 +11,15 @@ from typing import Final
 _PACKAGE: Final = f"{Path(__file__).parent}/"
 
 
-def renamed_arguments[**P, R](**new: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def renamed_arguments[**P, R](
+    values: Mapping[str, Mapping[object, object]] | None = None, /, **new: str
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Let a function take keyword arguments under their former names, with a `FutureWarning`.
 
     Parameters
     ----------
+    values
+        New values of the former ones, by the former name, where these have changed, too.
     **new
         The new name of each former one.
     """
@@ -29,12 +33,17 @@ def renamed_arguments[**P, R](**new: str) -> Callable[[Callable[P, R]], Callable
                     clash = f"{old}= is the former name of {new[old]}="
                     raise TypeError(f"{clash}; give one of them.")
                 name = function.__qualname__.removesuffix(".__init__")
+                value = given.pop(old)
+                before, after = f"{old}=", f"{new[old]}="
+                if old in (values or {}):
+                    now = (values or {})[old].get(value, value)
+                    before, after, value = f"{before}{value!r}", f"{after}{now!r}", now
                 warnings.warn(
-                    f"{name}: {old}= is now {new[old]}=. The next release refuses the former name.",
+                    f"{name}: {before} is now {after}. The next release refuses the former name.",
                     FutureWarning,
                     skip_file_prefixes=(_PACKAGE,),
                 )
-                given[new[old]] = given.pop(old)
+                given[new[old]] = value
             return function(*args, **kwargs)
 
         return renamed

@@ -500,9 +500,9 @@ ROWS: dict[str, tuple[Callable, Callable, type[Exception], str]] = {
     ),
     "three classes between donors": (
         labels(np.arange(72) % 3),
-        lambda a: tl.signature(a, paired=False),
+        lambda a: tl.signature(a, design="between"),
         ValueError,
-        r"paired=False compares two classes; adata.obs\['cd49d'\] has '0', '1', '2'",
+        r"design='between' compares two classes; adata.obs\['cd49d'\] has '0', '1', '2'",
     ),
     "a veto of nobody": (
         nothing,

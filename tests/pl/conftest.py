@@ -232,7 +232,7 @@ def _signed(
         "reason": "" if n_up + n_down else "no gene has q < 0.05; the smallest is 0.4",
         "n_donors": n_donors,
         "n_tested": n,
-        "params": {"classes": list(classes), "paired": not between},
+        "params": {"classes": list(classes), "design": "between" if between else "within"},
     }
     adata = AnnData(np.ones((2, n), np.float32), var=pd.DataFrame(index=genes))
     adata.uns["signature"] = held

@@ -201,6 +201,15 @@ def test_between_donors_is_called_confounded(signed):
     assert caption.startswith("Between donors: confounded")
 
 
+def test_covariates_are_named_but_those_that_cancel(signed):
+    adata = signed(between=True)
+    adata.uns["signature"]["params"] |= {"covariates": ["batch", "sex"]}
+    title = words(pl.signature(adata, return_fig=True))[0]
+    assert "between 6 donors, adjusted for batch, sex" in title.replace("\n", " ")
+    adata.uns["signature"]["params"]["covariates_cancelled"] = ["sex"]
+    assert "sex" not in words(pl.signature(adata, return_fig=True))[0]
+
+
 @pytest.mark.parametrize("figsize", [None, (3.4, 3.2), (7, 3)])
 def test_long_names_are_legible(signed, legible, figsize):
     adata = signed(

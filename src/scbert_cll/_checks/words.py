@@ -27,6 +27,16 @@ def bytes_in_words(n: float) -> str:
     return f"{n:.0f} bytes"
 
 
+def column_names(keys: str | Iterable[str], what: str) -> list[str]:
+    """Several names, not the letters of one."""
+    if isinstance(keys, str):
+        raise TypeError(
+            f"{what} must be a list of columns of adata.obs; found the text {keys!r}. Write "
+            f"[{keys!r}]."
+        )
+    return list(keys)
+
+
 def choice(value: str, allowed: Sequence[str], what: str) -> str:
     """One of the allowed words."""
     if value not in allowed:

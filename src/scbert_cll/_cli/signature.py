@@ -105,7 +105,7 @@ def signature(
         min_donors=min_donors,
         min_detected=min_detected,
         alpha=alpha,
-        paired=not between,
+        design="between" if between else "within",
     )
     make_folder(out)
     # of an earlier run: this one may have found none

@@ -16,6 +16,7 @@ from sklearn.model_selection import GroupKFold
 from scbert_cll._checks import adata as checks
 from scbert_cll._checks import people
 from scbert_cll._checks.counts import noted_counts
+from scbert_cll._signature import covariates as covariates_of
 from scbert_cll._signature.design import Design, size_factors
 
 N_FOLDS = 4
@@ -29,7 +30,12 @@ class Limits:
     min_donors: int = 4
     min_detected: float = 0.02
     alpha: float = 0.05
-    paired: bool = True
+    design: str = "within"
+
+    @property
+    def within(self) -> bool:
+        """Whether classes are compared within donors."""
+        return self.design == "within"
 
 
 @dataclass(frozen=True)
@@ -56,13 +62,17 @@ class GeneCounts:
 
 @dataclass(frozen=True)
 class PseudobulkData:
-    """Labelled cells: their counts (shared by permutations of the labels), classes and donors."""
+    """Labelled cells: their counts (shared by permutations of the labels), classes and donors.
+
+    And their covariates, numbers and categoricals.
+    """
 
     counts: GeneCounts
     codes: np.ndarray  # of the classes
     donors: np.ndarray  # names
     classes: list[str]
     limits: Limits
+    covariates: pd.DataFrame
 
     @cached_property
     def n_cells(self) -> pd.DataFrame:
@@ -80,7 +90,7 @@ class PseudobulkData:
         that most of a donor's cells are of, if these are enough.
         """
         enough = self.n_cells >= self.limits.min_cells
-        if self.limits.paired:
+        if self.limits.within:
             return enough[enough.all(axis=1)]
         most = self.n_cells.eq(self.n_cells.max(axis=1), axis=0) & enough
         return most[most.sum(axis=1) == 1]
@@ -105,20 +115,41 @@ class PseudobulkData:
         rows = np.flatnonzero(~np.isin(self.donors, left_out))
         codes, donors = self.codes[rows], self.donors[rows]
         counts = replace(self.counts, matrix=self.counts.matrix[rows])
-        return replace(self, counts=counts, codes=codes, donors=donors)
+        covariates = self.covariates.iloc[rows]
+        return replace(self, counts=counts, codes=codes, donors=donors, covariates=covariates)
 
     def permuted(self, rng: np.random.Generator) -> PseudobulkData:
-        """The same cells with the labels of each donor's cells in another order."""
+        """The same cells with the labels of each donor's cells in another order.
+
+        Only those of like cells change places, where there are covariates.
+        """
         codes = self.codes.copy()
-        for donor in np.unique(self.donors):
-            rows = np.flatnonzero(self.donors == donor)
+        unit = pd.DataFrame(self.covariates.reset_index(drop=True)).assign(donor=self.donors)
+        of_cell = unit.groupby(list(unit), observed=True).ngroup().to_numpy()
+        for group in np.unique(of_cell):
+            rows = np.flatnonzero(of_cell == group)
             codes[rows] = rng.permutation(codes[rows])
         return replace(self, codes=codes)
+
+    def check(self) -> None:
+        """Refuse covariates that the donors to compare cannot tell from the class or each other."""
+        if self.covariates.empty or (self.sampled.sum() < self.limits.min_donors).any():
+            return
+        cells = np.isin(self.donors, self.complete_donors)
+        values, donors = self.covariates[cells], self.donors[cells]
+        covariates_of.check_values(values, donors, " that are compared")
+        classes = np.array(self.classes)[self.codes[cells]]
+        design = self.design
+        if not self.limits.within:
+            values = values.groupby(donors, observed=True).first().loc[design.donors]
+            classes = np.array(self.classes)[design.code]
+        names = covariates_of.encoded(values).columns.get_level_values(0)
+        covariates_of.check_model(design, names, values, classes)
 
     @cached_property
     def design(self) -> Design:
         """Scaled sums per donor and class that are compared, of the tested genes."""
-        sampled, within = self.sampled, self.limits.paired
+        sampled, within = self.sampled, self.limits.within
         row, code = sampled.to_numpy().nonzero()
         samples = np.full((len(sampled) + 1, sampled.shape[1]), -1)
         samples[row, code] = np.arange(len(row))  # the last row stays: of other donors
@@ -129,7 +160,9 @@ class PseudobulkData:
         total = (members @ self.counts.tested.matrix).toarray().astype(np.float64)
         donor, n_cells = sampled.index.to_numpy(object)[row], np.bincount(places[0])
         sums = total, donor, code, n_cells, size_factors(total)
-        design = Design(*sums, self.classes, within)
+        columns = covariates_of.encoded(self.covariates).to_numpy()
+        means = (members @ columns) / n_cells[:, None]
+        design = Design(*sums, self.classes, within, means)
         return design.scaled_by_unchanged_genes(self.limits.alpha)
 
     @cached_property
@@ -145,27 +178,39 @@ class PseudobulkData:
 
 
 class Source(NamedTuple):
-    """Labelled cells, their places in the object, all donors, and a note on the counts."""
+    """Labelled cells, their places in the object, all donors, and notes for the record."""
 
     data: PseudobulkData
     rows: np.ndarray
     donors: pd.Series
-    note: dict[str, int]
+    note: dict[str, Any]
 
 
 def read(adata: AnnData, params: Mapping[str, Any], layer: str | None) -> Source:
     """Cells that have a class and a donor, with their counts, as the record of a verb says."""
     classes = [str(name) for name in params["classes"]]
+    if not params.get("paired", True):  # of a record from before there was `design`
+        params = {**params, "design": "between"}
     groupby, donor_key = str(params["groupby"]), str(params["donor_key"])
     codes = checks.labels(adata, groupby, classes, np.arange(adata.n_obs))
     donors = people.donors(adata, donor_key)
     matrix, note = noted_counts(adata, layer)
     rows = np.flatnonzero((codes >= 0) & donors.notna())
-    excluded = [str(gene) for gene in params["exclude_genes"]]
-    columns = np.flatnonzero(~adata.var_names.isin(excluded))
     names = {field.name for field in fields(Limits)} & set(params)
     limits = Limits(**{name: params[name] for name in names})
+    keys = [str(key) for key in params.get("covariates", ())]
+    covariates = covariates_of.read(adata, keys, donors, rows, limits.design)
+    left_out = sorted({name for names in covariates.missing.values() for name in names})
+    kept = ~np.isin(donors.iloc[rows].to_numpy(), left_out)
+    rows, values = rows[kept], covariates.values[kept]
+    excluded = [str(gene) for gene in params["exclude_genes"]]
+    columns = np.flatnonzero(~adata.var_names.isin(excluded))
     genes, matrix = adata.var_names[columns], matrix[rows][:, columns]
     counts = GeneCounts(matrix, genes, limits.min_detected)
-    data = PseudobulkData(counts, codes[rows], donors.to_numpy()[rows], classes, limits)
-    return Source(data, rows, donors, note)
+    of_cells = codes[rows], donors.to_numpy()[rows], classes
+    data = PseudobulkData(counts, *of_cells, limits, values)
+    notes: dict[str, Any] = dict(note)
+    if keys:
+        notes |= {"covariates_cancelled": covariates.cancelled, "n_donors_missing": len(left_out)}
+        notes |= {"donors_missing": covariates.missing}
+    return Source(data, rows, donors, notes)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from scbert_cll._signature.moderated import Moderated, paired, two_groups
+from scbert_cll._signature.moderated import Fit, Moderated
 
 _PRIOR_COUNT = 2.0  # added before the logarithm
 _ROUNDS = 3
@@ -20,7 +20,8 @@ _LEAST_SHARE = 0.5  # of the genes that must be left to scale by
 class Design:
     """Samples, sums over the cells of a donor and class; within donors there is one of each class.
 
-    They are compared within donors, or between them.
+    They are compared within donors, or between them, and adjusted for covariates: means over the
+    cells of a sample, of a category the shares of its levels.
     """
 
     total: np.ndarray  # (samples, genes)
@@ -30,6 +31,7 @@ class Design:
     size_factor: np.ndarray
     classes: list[str]
     within: bool
+    covariates: np.ndarray  # (samples, columns)
 
     @cached_property
     def log(self) -> np.ndarray:
@@ -52,20 +54,39 @@ class Design:
         """Samples of the last class, true/false."""
         return np.asarray(self.code == len(self.classes) - 1)
 
+    def _contrast(self, values: np.ndarray) -> np.ndarray:
+        """Change from the first class to the last in each donor; of several, by their slope."""
+        n = len(self.classes)
+        step = np.arange(n) - (n - 1) / 2
+        by_donor = values.reshape(len(values) // n, n, values.shape[1])
+        return np.tensordot(step / (step**2).sum(), by_donor, axes=(0, 1)) * (n - 1)
+
+    @cached_property
+    def columns(self) -> np.ndarray:
+        """Columns of the model beside its constant: of donors within them, of samples between."""
+        if self.within:
+            return self._contrast(self.covariates)
+        return np.column_stack([self.last, self.covariates])
+
+    @cached_property
+    def fit(self) -> Fit:
+        """The linear model: within donors the constant is tested, between them the class."""
+        if self.within:
+            return Fit.of(self._contrast(self.log), self.columns)
+        return Fit.of(self.log, self.columns, tested=0)
+
     @property
     def differences(self) -> pd.DataFrame:
-        """Change in log2 from the first class to the last, donors × genes.
+        """Change in log2 from the first class to the last, donors × genes, beside covariates.
 
         Within donors with more than two classes, by the slope over all of them. Between donors, of
         those of the last class, to the mean of the first.
         """
-        log, last, n = self.log, self.last, len(self.classes)
-        if not self.within:
-            return pd.DataFrame(log[last] - log[~last].mean(axis=0), self.donor[last])
-        log = log.reshape(-1, n, log.shape[1])
-        step = np.arange(n) - (n - 1) / 2
-        slope = np.tensordot(step / (step**2).sum(), log, axes=(0, 1)) * (n - 1)
-        return pd.DataFrame(slope, index=self.donors)
+        if self.within:
+            others = self.columns @ self.fit.coefficients
+            return pd.DataFrame(self._contrast(self.log) - others, index=self.donors)
+        log, last = self.log - self.covariates @ self.fit.coefficients[1:], self.last
+        return pd.DataFrame(log[last] - log[~last].mean(axis=0), self.donor[last])
 
     @property
     def table(self) -> pd.DataFrame:
@@ -76,13 +97,11 @@ class Design:
 
     def test(self) -> Moderated:
         """Moderated t of every gene."""
-        if self.within:
-            return paired(self.differences.to_numpy(), self.abundance)
-        return two_groups(self.log[self.last], self.log[~self.last], self.abundance)
+        return self.fit.test(self.abundance)
 
     def without(self, donor: str) -> Design:
         """The same design of the other donors, scaled as it is."""
-        names = "total", "donor", "code", "n_cells", "size_factor"
+        names = "total", "donor", "code", "n_cells", "size_factor", "covariates"
         others = {name: getattr(self, name)[self.donor != donor] for name in names}
         return replace(self, **others)
 

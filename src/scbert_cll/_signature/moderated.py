@@ -1,4 +1,4 @@
-"""Limma's moderated t with an abundance trend, for paired differences and for two groups."""
+"""Limma's moderated t with an abundance trend, of one coefficient of a linear model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from scipy import special, stats
 
 _ENOUGH_GENES = (3, 6, 30)  # from which the trend gets a further degree of freedom
+_ALIASED = 1e-8  # share of the largest, below which a column is none of its own
 
 
 class Moderated(NamedTuple):
@@ -26,15 +27,51 @@ def paired(differences: np.ndarray, abundance: np.ndarray) -> Moderated:
 
     `abundance` has one value per gene.
     """
-    n, variance = len(differences), differences.var(0, ddof=1)
-    return _moderated(differences.mean(0), variance, n - 1, 1 / n, abundance)
+    return Fit.of(differences, np.empty((len(differences), 0))).test(abundance)
 
 
 def two_groups(last: np.ndarray, first: np.ndarray, abundance: np.ndarray) -> Moderated:
     """Test that the means of two groups, donors × genes, are the same."""
-    n, m, effect = len(last), len(first), last.mean(0) - first.mean(0)
-    within = (n * last.var(0) + m * first.var(0)) / (n + m - 2)
-    return _moderated(effect, within, n + m - 2, 1 / n + 1 / m, abundance)
+    is_last = np.repeat([1.0, 0.0], [len(last), len(first)])[:, None]
+    return Fit.of(np.concatenate([last, first]), is_last, tested=0).test(abundance)
+
+
+class Fit(NamedTuple):
+    """Least squares of every gene on columns beside a constant, and one coefficient of it."""
+
+    coefficients: np.ndarray  # (columns, genes), without the constant
+    effect: np.ndarray  # the coefficient that is tested, of each gene
+    weights: np.ndarray  # of the rows in it
+    s2: np.ndarray  # residual variance of each gene
+    df: int
+    estimable: bool
+
+    @classmethod
+    def of(cls, values: np.ndarray, columns: np.ndarray, tested: int | None = None) -> Fit:
+        """Fit rows × genes on rows × columns; of interest is a column, or the constant (None)."""
+        n, mean, centre = len(values), values.mean(axis=0), columns.mean(axis=0)
+        size = np.abs(columns).max(axis=0, initial=0.0) + np.finfo(float).tiny
+        centred, spread = columns - centre, columns.std(axis=0)
+        unit = np.where(spread > _ALIASED * size, spread, np.inf)
+        solved = np.linalg.pinv(centred / unit, rcond=_ALIASED) / unit[:, None]
+        beta = solved @ (values - mean)
+        df = n - 1 - round(np.trace(solved @ centred))
+        s2 = ((values - mean - centred @ beta) ** 2).sum(axis=0) / max(df, 1)
+        if tested is None:
+            effect, weights, aim = mean - centre @ beta, 1 / n - centre @ solved, 0.0 * centre
+        else:
+            effect, weights, aim = beta[tested], solved[tested], np.eye(len(centre))[tested]
+        missed = np.abs((weights @ columns - aim) / np.where(aim == 0, size, 1.0))
+        estimable = bool(df > 0 and missed.max(initial=0.0) < _ALIASED**0.5)
+        return cls(beta, effect, weights, s2, df, estimable)
+
+    def test(self, abundance: np.ndarray) -> Moderated:
+        """Moderated t of the coefficient; where the rows do not tell it, all p are 1."""
+        if self.estimable:
+            unscaled = float(self.weights @ self.weights)
+            return _moderated(self.effect, self.s2, self.df, unscaled, abundance)
+        nothing, one = np.zeros_like(self.effect), np.ones_like(self.effect)
+        return Moderated(nothing, one * np.inf, nothing, one, 0.0, 0.0)
 
 
 def _moderated(

@@ -8,8 +8,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from scbert_cll._checks.words import listed
 from scbert_cll._signature import linear_filter
+from scbert_cll._signature.covariates import encoded
 from scbert_cll._signature.data import PseudobulkData
+from scbert_cll._signature.power import other_design
 
 _FEWEST = 2  # donors that have a variance, and that cannot spare one
 
@@ -39,6 +42,8 @@ def find(data: PseudobulkData) -> Signature:
         reason = _too_few_donors(data)
     elif not len(names):
         reason = f"no gene is found in {data.limits.min_detected:.0%} of the cells"
+    else:
+        reason = _too_many_covariates(data)
     if reason:
         return Signature(pd.DataFrame(), reason, {"n_donors": 0, "n_tested": 0})
     design, test, alpha = data.design, data.design.test(), data.limits.alpha
@@ -83,16 +88,17 @@ def find(data: PseudobulkData) -> Signature:
 def _coefficients(data: PseudobulkData) -> np.ndarray:
     """Coefficients of a classifier that tells the extreme classes apart, in the samples' cells."""
     rows = data.extremes
-    if not data.limits.paired:
+    if not data.limits.within:
         place = data.sampled.index.get_indexer(pd.Index(data.donors[rows]))
         rows = rows[data.sampled.to_numpy()[place, data.codes[rows]] & (place >= 0)]
     counts, donors = data.counts.tested.matrix[rows], data.donors[rows]
-    return linear_filter.coefficients(counts, data.codes[rows] > 0, donors)
+    covariates = encoded(data.covariates.iloc[rows]).to_numpy()
+    return linear_filter.coefficients(counts, data.codes[rows] > 0, donors, covariates)
 
 
 def _too_few_donors(data: PseudobulkData) -> str:
     names, limits = data.complete_donors, data.limits
-    if not limits.paired:
+    if not limits.within:
         each = "; ".join(f"{name}: {n}" for name, n in data.sampled.sum().items())
         return (
             f"{len(names)} donors are mostly of one class ({each}), and {limits.min_donors} of "
@@ -103,8 +109,23 @@ def _too_few_donors(data: PseudobulkData) -> str:
     return (
         f"{_donors(len(names))} {'has' if len(names) == 1 else 'have'} {limits.min_cells} cells "
         f"of every class ({', '.join(names) or 'none'}; {each}), and {limits.min_donors} are "
-        "needed to tell genes from donors"
+        f"needed to tell genes from donors{other_design(data)}"
     )
+
+
+def _too_many_covariates(data: PseudobulkData) -> str:
+    design = data.design
+    n, varies = len(design.donors), np.ptp(design.columns, axis=0) > 0
+    df, least = n - 1 - int(varies.sum()), data.limits.min_donors - 1
+    if df < least:
+        names = listed(data.covariates.columns)
+        return (
+            f"{_donors(n)} leave {max(df, 0)} degrees of freedom beside the covariates {names}, "
+            f"and {least} are needed: {_donors(n + least - df)}, or fewer covariates"
+        )
+    if not design.fit.estimable:
+        return f"the covariates {listed(data.covariates.columns)} cannot be told from the class"
+    return ""
 
 
 def _donors(n: int) -> str:

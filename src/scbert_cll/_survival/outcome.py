@@ -14,7 +14,7 @@ from pandas.api import types
 from scbert_cll import _keys
 from scbert_cll._checks.adata import in_memory
 from scbert_cll._checks.people import categories_of, class_name
-from scbert_cll._checks.words import key_in, listed, unique
+from scbert_cll._checks.words import column_names, key_in, listed, unique
 from scbert_cll._survival import units
 
 type Keys = Sequence[str]  # names of columns
@@ -228,16 +228,6 @@ def _yes_or_no(obs: pd.DataFrame, key: str) -> pd.Series:
             f"{listed(f'{value:g}' for value in others)}.{hint}"
         )
     return values
-
-
-def column_names(keys: Keys, what: str) -> list[str]:
-    """Several names, not the letters of one."""
-    if isinstance(keys, str):
-        raise TypeError(
-            f"{what} must be a list of columns of adata.obs; found the text {keys!r}. Write "
-            f"[{keys!r}]."
-        )
-    return list(keys)
 
 
 def covariates(adata: AnnData, keys: Keys, outcome: Keys) -> pd.DataFrame:

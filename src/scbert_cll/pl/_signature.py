@@ -160,7 +160,16 @@ class Chosen:
     @property
     def paired(self) -> bool:
         """Whether classes were compared within donors."""
-        return bool(self.record["params"].get("paired", True))
+        params = self.record["params"]
+        return bool(params.get("paired", True)) and params.get("design", "within") == "within"
+
+    @property
+    def adjusted(self) -> str:
+        """For which covariates the comparison is adjusted."""
+        params = self.record["params"]
+        cancelled = list(params.get("covariates_cancelled", ()))
+        names = [name for name in params.get("covariates", ()) if name not in cancelled]
+        return f", adjusted for {', '.join(map(_style.shortened, names))}" if names else ""
 
     @property
     def selected(self) -> pd.DataFrame:
@@ -172,7 +181,7 @@ class Chosen:
         """Which class against which, and where."""
         where = f", {'within' if self.paired else 'between'} {self.n_donors} donors"
         first, last = (_style.shortened(self.classes[i]) for i in (0, -1))
-        return f"{last} against {first}{where * bool(self.n_donors)}"
+        return f"{last} against {first}{(where + self.adjusted) * bool(self.n_donors)}"
 
     def instead(self) -> str:
         """What stands where no gene is drawn."""

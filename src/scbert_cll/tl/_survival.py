@@ -11,7 +11,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _docs, _keys, _record
-from scbert_cll._checks.words import number_in
+from scbert_cll._checks.words import column_names, number_in
 from scbert_cll._survival import curves, outcome
 from scbert_cll._survival.units import Unit
 
@@ -139,8 +139,8 @@ def survival(
     adata = outcome.patients(adata)
     _checks.adata.new_key(key_added)
     number_in(min_group, "min_group", 1, np.inf, whole=True)
-    strata = outcome.column_names(strata or (), "strata")
-    covariates = outcome.column_names(covariates, "covariates")
+    strata = column_names(strata or (), "strata")
+    covariates = column_names(covariates, "covariates")
     target = _checks.adata.target(adata, copy=copy)
     clock = time_key, entry_key, competing_key
     keys = outcome.OutcomeKeys(event_key, *clock, tuple(strata))

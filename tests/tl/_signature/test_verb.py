@@ -127,9 +127,11 @@ def test_donors_are_compared_with_each_other_on_request_only() -> None:
     positive = (adata.obs["label"] == "positive").to_numpy()
     adata = adata[odd == positive].copy()  # each donor of one class
     assert not len(found(adata))
-    assert adata.uns["signature"]["reason"].startswith("0 donors have 20 cells of every class")
+    reason = adata.uns["signature"]["reason"]
+    assert reason.startswith("0 donors have 20 cells of every class")
+    assert "design='between' would compare 12 donors with each other" in reason
     with pytest.warns(UserWarning, match="whatever else tells them apart"):
-        signature = found(adata, paired=False)
+        signature = found(adata, design="between")
     truth = adata.var["truth"]
     assert (truth[signature.index] != 0).sum() >= 0.5 * (truth != 0).sum()
     record = adata.uns["signature"]
@@ -138,7 +140,7 @@ def test_donors_are_compared_with_each_other_on_request_only() -> None:
     assert set(record["samples"]["class"]) == {"negative", "positive"}
     assert len(record["samples"]) == 12
     with pytest.warns(UserWarning, match="tells them apart"):
-        assert not len(found(adata, paired=False, min_donors=7))
+        assert not len(found(adata, design="between", min_donors=7))
     assert adata.uns["signature"]["reason"] == (
         "12 donors are mostly of one class (negative: 6; positive: 6), and 7 of each are needed"
     )
@@ -147,7 +149,9 @@ def test_donors_are_compared_with_each_other_on_request_only() -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"paired": False, "groupby": "three"}, "paired=False compares two classes"),
+        ({"design": "between", "groupby": "three"}, "design='between' compares two classes"),
+        ({"groupby": "level"}, r"'level'\] holds \d+ different numbers.*pd\.cut"),
+        ({"design": "beside"}, "design must be one of"),
         ({"veto": True}, "veto=True needs a model"),
         ({"min_donors": 1}, "min_donors"),
         ({"alpha": 0.7}, "alpha"),
@@ -156,6 +160,7 @@ def test_donors_are_compared_with_each_other_on_request_only() -> None:
 def test_what_makes_no_sense_is_refused(options, match) -> None:
     adata = sb.datasets.planted_donors(n_cells=30, n_genes=60, rng=0)
     adata.obs["three"] = pd.Categorical(np.arange(adata.n_obs) % 3)
+    adata.obs["level"] = np.random.default_rng(0).normal(size=adata.n_obs)
     with pytest.raises(ValueError, match=match):
         found(adata, **options)
     assert "signature" not in adata.uns

@@ -316,7 +316,7 @@ def test_donors_compared_with_each_other_have_nothing_to_permute() -> None:
     adata = sb.datasets.planted_donors(n_cells=40, n_genes=100, rng=0)
     adata.obs["group"] = np.where(adata.obs["donor"].isin(["D01", "D02", "D03", "D04"]), "a", "b")
     with pytest.warns(UserWarning, match="whatever else"):
-        sb.tl.signature(adata, groupby="group", paired=False)
+        sb.tl.signature(adata, groupby="group", design="between")
     report = sb.tl.signature_report(adata, **FEW)
     assert gate(report, "permuted labels")["passed"] == "not run"
     assert not report.passed

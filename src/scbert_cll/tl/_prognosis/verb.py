@@ -10,6 +10,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _docs, _keys, _record
+from scbert_cll._checks.words import column_names
 from scbert_cll._renamed import renamed_arguments
 from scbert_cll._signature.weights import Weights
 from scbert_cll._survival import curves, units
@@ -177,7 +178,7 @@ def prognosis(
     params = _record.params(arguments := locals())
     outcomes.patients(adata)
     _checks.adata.target(adata, copy=False)
-    strata = tuple(outcomes.column_names(strata, "strata"))
+    strata = tuple(column_names(strata, "strata"))
     keys = outcomes.OutcomeKeys(event_key, time_key, entry_key, competing_key, strata)
     columns = [*keys.columns, score_key, *covariates]
     _checks.adata.new_key(key_added, columns, stems=("_score", "_group"))

@@ -46,7 +46,7 @@ def network_evidence(
             "validation donors have some, or lower min_cells=."
         )
     asked_of = split_key, source.donors, target, batch_size
-    auroc = held_out_auroc(adata, model, *asked_of, stacklevel=4)
+    auroc = held_out_auroc(adata, model, *asked_of, stacklevel=5)
     groups = source.donors.iloc[rows].reindex(adata.obs_names)
     attribution = model.get_gene_attribution(groups, adata, target=target, batch_size=batch_size)
     by_donor = attribution.values.reindex(genes["gene"])
@@ -71,7 +71,7 @@ def _new_to_network(adata: AnnData, split_key: str) -> tuple[np.ndarray, str]:
         warnings.warn(
             f"There is no adata.obs[{split_key!r}]: the network's evidence is that of all cells, "
             "those it was trained on among them, and says what it has memorised, too.",
-            stacklevel=4,
+            stacklevel=5,
         )
         return np.ones(adata.n_obs, dtype=bool), "any"
     parts = _checks.adata.split(adata, split_key, need=())

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
 from anndata import AnnData
+from pandas.api import types
 
 from scbert_cll import _checks, _docs, _keys, _record
-from scbert_cll._checks.words import is_model, listed, number_in, share
-from scbert_cll._gene_names import species
+from scbert_cll._checks.words import choice, column_names, is_model, listed, number_in, share
+from scbert_cll._renamed import renamed_arguments
+from scbert_cll._signature import covariates as covariates_of
 from scbert_cll._signature import data as signature_data
 from scbert_cll._signature import record as signature_record
 
@@ -21,8 +23,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Design = Literal["within", "between"]
+
+_FORMER: Final[Mapping[str, Mapping[object, object]]] = {
+    "paired": {True: "within", False: "between"}
+}
+_MOST_CODES: Final = 10  # numbers that may be classes
+_MOST_NAMED: Final = 3  # columns that go with the class
+
 
 @_docs.shared
+@renamed_arguments(_FORMER, paired="design")
 def signature(
     adata: AnnData,
     model: ScBERTClassifier | None = None,
@@ -36,7 +47,8 @@ def signature(
     min_donors: int = 4,
     min_detected: float = 0.02,
     alpha: float = 0.05,
-    paired: bool = True,
+    design: Design = "within",
+    covariates: Sequence[str] = (),
     veto: bool = False,
     split_key: str = _keys.SPLIT,
     batch_size: int | None = None,
@@ -67,8 +79,7 @@ def signature(
         `obs` column of donors.
     %(counts_layer)s
     gene
-        The marker's own gene, which is marked in the table, also where it is written with a genome
-        before it (``GRCh38_ITGA4``) or as in the mouse (``Itga4``). None marks none.
+        The marker's own gene, which is marked in the table. None marks none.
     exclude_genes
         Genes to leave out from the start, e.g. ``["ITGA4"]``.
     min_cells
@@ -80,10 +91,17 @@ def signature(
     alpha
         Expected share of false genes among those that pass the test (before the classifier takes
         some away).
-    paired
-        Compare classes within donors. ``False`` compares donors with each other, each by the class
-        that most of its cells are of, and takes `min_donors` of each: whatever else tells these
-        donors apart (genotype, trisomy, batch, treatment) is then in the signature, too.
+    design
+        ``"within"``: compare classes within donors. ``"between"``: compare donors with each other,
+        each by the class that most of its cells are of, `min_donors` of each: whatever else tells
+        these donors apart (genotype, trisomy, batch, treatment) is then in the signature, too,
+        unless it is among `covariates`.
+    covariates
+        `obs` columns to adjust for: numbers, categories, or ordered categories (as many columns as
+        categories have). Between donors they have one value per donor. Within donors those that are
+        the same in all cells of each donor cancel and are in no model; of others (time point,
+        compartment) the mean over the cells of a donor and class counts. A donor without a value is
+        left out. Each column takes a degree of freedom.
     veto
         Let the network take genes away that it does not agree on (``attribution_agrees``); needs a
         `model` with an AUROC of 0.75 within held-out donors.
@@ -107,18 +125,19 @@ def signature(
         whose own difference has the sign), ``n_left_out`` (leaving out one donor at a time: without
         how many the gene is still found), ``abundance`` (mean log2 sum), ``detected`` (share of
         cells), ``family`` (immunoglobulin, HLA, sex, mitochondrial, ribosomal, marker: genes that
-        differ between donors or cells whatever is asked; by symbols of man or of the mouse, whose
-        H2 is the HLA). With a network ``attribution`` (how the
+        differ between donors or cells whatever is asked). With a network ``attribution`` (how the
         logit changes with the presence of the gene's token; positive speaks for the last class),
         ``attribution_z`` over donors, ``attribution_agrees``, and ``attention``, the plain
         attention the gene receives in cells of the last class, which is abundance and evidence of
         nothing. ``arms``, DataFrame: how many genes are tested and selected with all genes, without
         those families, without the marker's gene, and without both (the test's q anew, the
         classifier as it is); ``expression``, DataFrame of genes × "donor|class", log2 of the scaled
-        sums; ``differences``, DataFrame of genes × donors; ``samples`` and ``donors``, what there
-        was of each; ``reason``, why nothing is selected, or an empty text; ``n_donors``,
-        ``n_tested``, ``df`` and ``df_prior`` of the test, ``gate``, the least coefficient;
-        ``auroc_within`` of the network in held-out cells; ``params``.
+        sums; ``differences``, DataFrame of genes × donors, adjusted for covariates; ``samples`` and
+        ``donors``, what there was of each; ``reason``, why nothing is selected, or an empty text;
+        ``n_donors``, ``n_tested``, ``df`` and ``df_prior`` of the test, ``gate``, the least
+        coefficient; ``auroc_within`` of the network in held-out cells; ``params``, with
+        covariates also ``covariates_cancelled``, and ``donors_missing``, who is without a value of
+        each.
 
     Raises
     ------
@@ -126,23 +145,27 @@ def signature(
         A column, a layer or one of `exclude_genes` is missing.
     %(no_classifier)s
     ValueError
-        Fewer than two classes, values that are no raw counts, a parameter out of range, more than
-        two classes with ``paired=False``, no held-out cells for the network, or a `veto` without a
-        network that has learned enough.
+        Fewer than two classes, more than ten numbers as classes, values that are no raw counts, a
+        parameter out of range, more than two classes with ``design="between"``, no held-out cells
+        for the network, or a `veto` without a network that has learned enough. A covariate that is
+        constant, varies within donors that are compared with each other, has a level of one donor
+        only or words among numbers, or cannot be told from the class or from another one.
 
     Warns
     -----
     UserWarning
-        Donors are compared with each other, or the network has learned little.
+        Donors are compared with each other (with the columns of `obs` that go with the class over
+        them), or the network has learned little.
 
     Notes
     -----
     Size factors are medians of ratios (Anders and Huber 2010, doi:10.1186/gb-2010-11-10-r106) over
     the genes that do not change, in up to three rounds of testing and scaling (Sun et al. 2013,
     doi:10.1186/1471-2105-14-219). The test is limma's with an abundance trend (Smyth 2004,
-    doi:10.2202/1544-6115.1027; Law et al. 2014, doi:10.1186/gb-2014-15-2-r29) of log2(sum + 2). The
-    guarantee of Benjamini and Hochberg is that of the test; what the classifier takes away is known
-    from simulations only.
+    doi:10.2202/1544-6115.1027; Law et al. 2014, doi:10.1186/gb-2014-15-2-r29) of log2(sum + 2), in
+    a linear model with the covariates; the classifier has them as columns, too. The guarantee of
+    Benjamini and Hochberg is that of the test; what the classifier takes away is known from
+    simulations only.
 
     Examples
     --------
@@ -166,16 +189,16 @@ def signature(
         is_model(model, ("ScBERTClassifier",))
     elif veto:
         raise ValueError("veto=True needs a model, whose opinion it is.")
-    classes = _checks.adata.classes(_checks.adata.obs_column(adata, groupby), groupby)
-    if not paired and len(classes) > 2:
-        where = f"adata.obs[{groupby!r}] has {listed(classes)}"
-        raise ValueError(f"paired=False compares two classes; {where}.")
+    choice(design, get_args(Design), "design")
+    classes = _classes(adata, groupby, design)
+    keys = column_names(covariates, "covariates")
+    if taken := [key for key in keys if key in (groupby, donor_key)]:
+        raise ValueError(f"{listed(taken)} is what is compared; take it out of covariates.")
     _checks.genes.known_genes(exclude_genes, adata)
     target = _checks.adata.target(adata, copy=copy)
-    if gene is not None:
-        gene = params["gene"] = species.gene_in_data(gene, adata.var_names)
-    params |= {"classes": classes, "exclude_genes": list(exclude_genes)}
+    params |= {"classes": classes, "exclude_genes": list(exclude_genes), "covariates": keys}
     source = signature_data.read(adata, params, layer)
+    source.data.check()
     record = signature_record.of(source.data, gene)
     if model is not None and len(record["genes"]):
         from scbert_cll.tl._signature.network import network_evidence
@@ -186,15 +209,42 @@ def signature(
         signature_record.join_network(record, columns, veto=veto)
     if len(record["genes"]):
         record["arms"] = signature_record.variants(record["genes"], alpha, veto=veto)
-    if not paired:
-        warnings.warn(
-            "paired=False compares donors with each other: whatever else tells them apart "
-            "(genotype, trisomy, batch, treatment) is in the signature, too.",
-            stacklevel=2,
-        )
+    if design == "between":
+        warnings.warn(_confounded(adata, source, params), stacklevel=3)
     params |= source.note | _checks.people.left_out(source.donors)
     _record.write(target, uns={key_added: record | {"params": params}})
     why = f": {record['reason']}" if record["reason"] else ""
     numbers = record["n_selected"], record["n_tested"], why
     logger.info("%d of %d genes selected%s.", *numbers)
     return target if copy else None
+
+
+def _classes(adata: AnnData, groupby: str, design: str) -> list[str]:
+    """The classes in order; numbers that are none are refused, and more than two between donors."""
+    column = _checks.adata.obs_column(adata, groupby)
+    n, where = column.nunique(), f"adata.obs[{groupby!r}]"
+    if types.is_numeric_dtype(column) and n > _MOST_CODES:
+        raise ValueError(
+            f"{where} holds {n} different numbers, and classes are categories. Cut it at values "
+            f"fixed beforehand: {where} = pd.cut({where}, bins=[...])."
+        )
+    classes = _checks.adata.classes(column, groupby)
+    if design == "between" and len(classes) > 2:
+        raise ValueError(f"design='between' compares two classes; {where} has {listed(classes)}.")
+    return classes
+
+
+def _confounded(adata: AnnData, source: signature_data.Source, params: dict[str, Any]) -> str:
+    """What may be in a signature between donors beside the class."""
+    data, keys = source.data, params["covariates"]
+    last = data.sampled[data.classes[-1]]
+    taken = {params["groupby"], params["donor_key"], *keys}
+    columns = covariates_of.associated(adata, source.donors, last, taken)[:_MOST_NAMED]
+    known = f" These columns go with the class over donors: {', '.join(columns)}; adjust for them: "
+    known += "covariates=[...]."
+    but = f", but for {listed(keys)}" if keys else ""
+    return (
+        "design='between' compares donors with each other: whatever else tells them apart "
+        f"(genotype, trisomy, batch, treatment) is in the signature, too{but}."
+        f"{known if columns else ''}"
+    )

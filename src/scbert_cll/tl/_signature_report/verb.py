@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _keys, _record
-from scbert_cll._checks.words import is_model, number_in
+from scbert_cll._checks.words import is_model, listed, number_in
 from scbert_cll._signature import data as signature_data
 from scbert_cll._signature import gene_sets as sets_of
 from scbert_cll._signature import record as signature_record
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from scbert_cll.model import ScBERTClassifier
 
 _USUAL: Final = 20  # genes of a ranking where the signature has none
+_MOST_STRATA: Final = 10  # values of a covariate, within which labels are permuted
 _LEAST: Final = 19  # random sets or permutations, with which p can be 0.05
 _REPEATED: Final = (*faithfulness.KINDS, criteria.PERMUTED, criteria.STABILITY)
 
@@ -164,6 +165,10 @@ def signature_report(
     sufficiency and comprehensiveness up to four parts of the donors are held out in turn, and the
     whole procedure, rankings included, runs on the others. Intervals draw donors anew.
 
+    *Covariates.* Labels change places within the cells of a donor that are alike in them; where a
+    covariate has more than ten values, and for a signature between donors, what needs other labels
+    or donors is not run.
+
     What a network's ``veto`` took away is not taken away again in other donors or under other
     labels.
 
@@ -254,9 +259,14 @@ def signature_report(
 
 def _not_repeatable(data: PseudobulkData, reason: str) -> str:
     """Why the genes cannot be looked for again, or an empty text."""
-    if not data.limits.paired:
+    if not data.limits.within:
         return (
             "the signature compares donors with each other; labels cannot be permuted within them"
+        )
+    if fine := [key for key in data.covariates if data.covariates[key].nunique() > _MOST_STRATA]:
+        return (
+            f"the signature is adjusted for {listed(fine)}, and cells alike in it are too few to "
+            "permute their labels"
         )
     if reason or data.folds:
         return reason

@@ -1,1 +1,0 @@
-"""Names of genes: whose they are."""
