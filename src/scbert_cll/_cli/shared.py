@@ -15,6 +15,7 @@ from scbert_cll._cli.reading import ENDINGS, Cells, Reading, choose, is_cells, l
 from scbert_cll._cli.words import flag
 from scbert_cll._disk.formats import FigureError
 from scbert_cll._disk.in_place import replace, settle
+from scbert_cll._gene_names.species import gene_in_data
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,11 +63,14 @@ def refuse_options(given: Collection[str], why: str) -> None:
 
 def typed_gene(adata: AnnData, gene: str | None, usual: str | None) -> str | None:
     """The gene that was named, which must be there; else the usual one, where it is there."""
+    name = usual if gene is None else gene
+    if name is None:
+        return None
+    name = gene_in_data(name, adata.var_names)
     if gene is not None:
         remedy = "Name the gene with --gene, or leave it out."
-        key_in(gene, adata.var_names, "adata.var_names", remedy)
-        return gene
-    return usual if usual in adata.var_names else None
+        key_in(name, adata.var_names, "adata.var_names", remedy)
+    return name if name in adata.var_names else None
 
 
 def with_tokens(

@@ -158,8 +158,8 @@ def signature(
         Only the genes of the signature; ``False`` lists all genes that were tested.
     drop_families
         Leave out genes that differ between donors or cells whatever is asked: a family or families
-        (``"immunoglobulin"``, ``"HLA"``, ``"sex"``, ``"mitochondrial"``, ``"ribosomal"``,
-        ``"marker"``), or ``True`` for all of them.
+        (``"immunoglobulin"``, ``"HLA"`` with the mouse's H2, ``"sex"``, ``"mitochondrial"``,
+        ``"ribosomal"``, ``"marker"``), or ``True`` for all of them.
     n_top
         Number of genes. By default all.
 

@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from scbert_cll._checks.words import listed
+from scbert_cll._gene_names.species import in_data, species_of
 from scbert_cll._signature.families import family
 from scbert_cll._signature.procedure import selected_names
 from scbert_cll._signature.report import criteria
@@ -45,7 +46,9 @@ def content(
     subjects = {name: scores[name].nlargest(k).index.tolist() for name in scores}
     subjects[criteria.SIGNATURE] = selected_names(genes)
     families = pd.Series(family(tested, None), index=tested)
-    reference = reference_genes().groupby("tier")["gene"].agg(list)
+    listed_genes = reference_genes()
+    listed_genes["gene"] = in_data(listed_genes["gene"], tested)
+    reference = listed_genes.groupby("tier")["gene"].agg(list)
     wanted = [gene for tier in _TIERS for gene in reference[tier]]
     chosen = [Chosen(name, names, tested) for name, names in subjects.items()]
     rows = [_on_chromosome(c, chromosome) for c in chosen]
@@ -67,6 +70,8 @@ def _on_chromosome(chosen: Chosen, chromosome: pd.Series | None) -> Criterion:
     if chromosome is None:
         why = "no such column of adata.var: name it with chromosome_key="
         return row._replace(note=why)
+    if species_of(chosen.tested) == "mouse":
+        return row._replace(note="trisomy 12 is of man, and these are genes of the mouse")
     names = chromosome.astype(str).str.lower()
     names = names.str.removeprefix("chr").str.removesuffix(".0")
     row = row._replace(note="trisomy 12 raises all of its genes")

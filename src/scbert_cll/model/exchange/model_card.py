@@ -18,6 +18,7 @@ import torch
 import yaml
 
 from scbert_cll._evaluation.bootstrap import NONE
+from scbert_cll._gene_names.species import gene_in_data
 from scbert_cll._optional import optional
 from scbert_cll._version import __version__
 from scbert_cll.model import _scvi
@@ -51,7 +52,7 @@ def model_card(
     It says what the model knows of itself, and claims nothing else.
     """
     kind, name, labels = type(model).__name__, repo_id or "org/name", model.labels
-    excluded = hidden_genes(model)
+    excluded, marker = hidden_genes(model), gene_in_data(_MARKER, model.genes)
     is_learned = isinstance(model.binning["edges"], pd.DataFrame)
     # excluded genes are in the totals of its cells
     hidden = "[*model.genes, *model.registry['setup_args']['exclude_genes']]"
@@ -70,8 +71,8 @@ def model_card(
         align_to=hidden if excluded else "model.genes.tolist()",
         use=_filled("use", kind),
         limits_of_classes="" if labels is None else _filled("limits_of_classes"),
-        marker=_MARKER,
-        is_marker_read=_filled("is_marker_read", _MARKER in model.genes),
+        marker=marker,
+        is_marker_read=_filled("is_marker_read", marker in model.genes),
         evaluation=_evaluation(evaluation),
         training="\n\n".join(filter(None, [*_history(model), _linear(described(model))])),
         n_genes=f"{len(model.genes):,}",

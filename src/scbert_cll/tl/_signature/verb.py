@@ -13,6 +13,7 @@ from pandas.api import types
 
 from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll._checks.words import choice, column_names, is_model, listed, number_in, share
+from scbert_cll._gene_names import species
 from scbert_cll._renamed import renamed_arguments
 from scbert_cll._signature import covariates as covariates_of
 from scbert_cll._signature import data as signature_data
@@ -79,7 +80,8 @@ def signature(
         `obs` column of donors.
     %(counts_layer)s
     gene
-        The marker's own gene, which is marked in the table. None marks none.
+        The marker's own gene, which is marked in the table, also where it is written with a genome
+        before it (``GRCh38_ITGA4``) or as in the mouse (``Itga4``). None marks none.
     exclude_genes
         Genes to leave out from the start, e.g. ``["ITGA4"]``.
     min_cells
@@ -125,7 +127,8 @@ def signature(
         whose own difference has the sign), ``n_left_out`` (leaving out one donor at a time: without
         how many the gene is still found), ``abundance`` (mean log2 sum), ``detected`` (share of
         cells), ``family`` (immunoglobulin, HLA, sex, mitochondrial, ribosomal, marker: genes that
-        differ between donors or cells whatever is asked). With a network ``attribution`` (how the
+        differ between donors or cells whatever is asked; by symbols of man or of the mouse, whose
+        H2 is the HLA). With a network ``attribution`` (how the
         logit changes with the presence of the gene's token; positive speaks for the last class),
         ``attribution_z`` over donors, ``attribution_agrees``, and ``attention``, the plain
         attention the gene receives in cells of the last class, which is abundance and evidence of
@@ -196,6 +199,8 @@ def signature(
         raise ValueError(f"{listed(taken)} is what is compared; take it out of covariates.")
     _checks.genes.known_genes(exclude_genes, adata)
     target = _checks.adata.target(adata, copy=copy)
+    if gene is not None:
+        gene = params["gene"] = species.gene_in_data(gene, adata.var_names)
     params |= {"classes": classes, "exclude_genes": list(exclude_genes), "covariates": keys}
     source = signature_data.read(adata, params, layer)
     source.data.check()
