@@ -34,6 +34,7 @@ EXPECTED = {
         "collapse_probes",
         "label_cd49d",
         "split_donors",
+        "to_human",
     }
     | {"build_corpus", "intersect_obs"},
     "tl": {
@@ -381,6 +382,10 @@ def predict_corpus(function: Any, adata: AnnData, model: Any) -> None:
 # Function: the fixture it starts from, and calls that together write all its slots
 CALLS: dict[str, tuple[str, list[Callable[[Any, AnnData, Any], Any]]]] = {
     "pp.align_genes": ("raw", [lambda f, adata, _: f(adata, adata.var_names[::-1].tolist())]),
+    "pp.to_human": (
+        "raw",
+        [lambda f, adata, _: f(adata, pd.DataFrame({"a": adata.var_names, "b": adata.var_names}))],
+    ),
     "pp.label_cd49d": ("raw", [lambda f, adata, _, **kw: f(adata, donor_key="donor", **kw)]),
     "pp.split_donors": (
         "raw",

@@ -93,6 +93,13 @@ def test_page_runs(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "X_umap" in names["adata"].obsm
 
 
+def test_the_page_of_the_mouse_runs() -> None:
+    names: dict[str, Any] = {}
+    for block in blocks("docs/species.md"):
+        exec(compile(block, "docs/species.md", "exec"), names)  # noqa: S102
+    assert names["human"].uns["to_human"]["shares"].loc["one_to_one", "of_counts"] == 1
+
+
 def small_forest(_: int, **choices: Any) -> RandomForestClassifier:
     """A forest of fewer trees than it is asked for."""
     return RandomForestClassifier(50, **choices)

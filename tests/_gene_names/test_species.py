@@ -117,5 +117,7 @@ def test_the_commands_find_itga4_and_refuse_what_is_not_there() -> None:
     assert shared.typed_gene(adata, None, "ITGA4") == "Itga4"
     assert shared.typed_gene(adata, "CD38", "ITGA4") == "Cd38"
     assert shared.typed_gene(adata[:, 1:], None, "ITGA4") is None
-    with pytest.raises(KeyError, match=r"'CD5' is not in adata\.var_names; it has .*'Cd38'.*with --gene"):
+    with pytest.raises(
+        KeyError, match=r"'CD5' is not in adata\.var_names; it has .*'Cd38'.*with --gene"
+    ):
         shared.typed_gene(adata, "CD5", "ITGA4")

@@ -88,6 +88,7 @@ OPENS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "cohort": (".csv", lambda path: sc_cll.datasets.read_cohort(None, path)),
     "GEO series": (".txt.gz", sc_cll.datasets.read_geo_series),
     "probes": (".csv", lambda path: sc_cll.pp.collapse_probes(four_cells(), path)),
+    "orthologues": (".csv", lambda path: sc_cll.pp.to_human(four_cells(), path)),
     "vectors": (".txt", lambda path: sc_cll.tl.gene2vec(four_cells(), vectors=path)),
     "vectors, npy": (".npy", lambda path: sc_cll.tl.gene2vec(four_cells(), vectors=path)),
     "corpus of files": (

@@ -374,8 +374,10 @@ def test_verbs_that_make_a_new_object_record_every_keyword() -> None:
     probes = AnnData(np.ones((2, 2)), var=pd.DataFrame(index=["p/1", "p|2"]))
     collapsed = pp.collapse_probes(probes, {"p/1": "A/B", "p|2": "C"})
     patients = tl.patient_cd49d(world.adata, labels_key="lab")
+    human = pp.to_human(world.adata, pd.DataFrame({"a": GENES, "b": GENES}))
     for name, made in {
         "pp.align_genes": aligned,
+        "pp.to_human": human,
         "pp.collapse_probes": collapsed,
         "tl.patient_cd49d": patients,
     }.items():
@@ -387,6 +389,7 @@ def test_no_verb_is_forgotten() -> None:
     made = {
         "pp.align_genes",
         "pp.collapse_probes",
+        "pp.to_human",
         "tl.patient_cd49d",
         "tl.prognosis",
     }  # here and in the test below

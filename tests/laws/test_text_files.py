@@ -55,6 +55,11 @@ def probes(path: Path) -> Any:
     return sc_cll.pp.collapse_probes(array, path).to_df()
 
 
+def orthologues(path: Path) -> Any:
+    mouse = AnnData(np.array([[5, 8]]), var=pd.DataFrame(index=["Itga4", "Cd38"]))
+    return sc_cll.pp.to_human(mouse, path, columns=["Maus", "human"]).to_df()
+
+
 def vectors(path: Path) -> Any:
     adata = AnnData(np.ones((3, 3), np.float32), var=pd.DataFrame(index=["ITGA4", "CD38", "CD5"]))
     sc_cll.tl.gene2vec(adata, vectors=path, n_dims=2)
@@ -87,6 +92,7 @@ READERS: dict[str, tuple[str, str, Callable[[Path], Any]]] = {
     ),
     "aliases": (".tsv", "alias\tsymbol\tBemerkung\nCD49D\tITGA4\tfür\n", sc_cll.vocab.read_aliases),
     "probes": (".csv", "probe,gene,Anmerkung\n2061_at,ITGA4,für\n100_g_at,RABGGTA,x\n", probes),
+    "orthologues": (".csv", "Maus,human,Grün\nItga4,ITGA4,für\nCd38,CD38,x\n", orthologues),
     "GEO series": (".txt", SERIES, geo),
 }
 

@@ -166,7 +166,7 @@ def vocabulary_coverage(
             "into adata.var_names."
         )
     elif other.str.upper().isin(missing).sum() > max(n_matched, 0.2 * len(other)):
-        hint = "The names look like mouse symbols: map them to their human orthologues first."
+        hint = "The names look like mouse symbols: map them first, pp.to_human(adata, orthologues)."
     raise ValueError(
         f"{n_matched} of {n_vocab} vocabulary genes are in adata ({n_matched / n_vocab:.1%}), "
         f"expected at least {min_matched:.0%}. Only in adata ({len(other)}): {listed(other, 3)}; "

@@ -10,6 +10,7 @@ from scbert_cll.pp._collapse_probes import collapse_probes
 from scbert_cll.pp._intersect_obs import intersect_obs
 from scbert_cll.pp._label_cd49d import cll_mask, label_cd49d
 from scbert_cll.pp._split_donors import split_donors
+from scbert_cll.pp._to_human import to_human
 
 __all__ = [
     "align_genes",
@@ -21,4 +22,5 @@ __all__ = [
     "intersect_obs",
     "label_cd49d",
     "split_donors",
+    "to_human",
 ]
