@@ -183,7 +183,8 @@ def test_alias() -> None:
         ("ambiguous", ""),
         ("unmatched", ""),
     ]
-    assert how(vocab, ["CD49D"]) == [("unmatched", "")]
+    # without an own table by that of the package
+    assert how(vocab, ["CD49D", "VLA-9"]) == [("alias", "ITGA4"), ("unmatched", "")]
 
 
 def test_a_name_of_the_vocabulary_is_never_overwritten() -> None:
@@ -236,9 +237,11 @@ def test_make_unique_endings(query: list[str], expected: str) -> None:
 
 
 def test_a_gene_the_table_knows_is_no_duplicate() -> None:
-    query, vocab = ["ERVK3", "ERVK3-1"], GeneVocab(["ERVK3"])
-    assert how(vocab, query)[1] == ("suffix", "ERVK3")
-    assert how(vocab, query, {"HERV-K3": "ERVK3-1"})[1] == ("unmatched", "")
+    query, vocab = ["XYZ3", "XYZ3-1"], GeneVocab(["XYZ3"])
+    assert how(vocab, query)[1] == ("suffix", "XYZ3")
+    assert how(vocab, query, {"HERV-K3": "XYZ3-1"})[1] == ("unmatched", "")
+    # the package's table knows this one
+    assert how(GeneVocab(["ERVK3"]), ["ERVK3", "ERVK3-1"])[1] == ("unmatched", "")
 
 
 @given(gene_lists, gene_lists)
@@ -271,6 +274,8 @@ def test_read_aliases_from_files(tmp_path: Path) -> None:
     (tmp_path / "hgnc.tsv").write_text(
         "symbol\talias_symbol\tprev_symbol\nITGA4\t\tCD49D\nNACA\tNA\t\nX1\tABC\t\nX2\t\tABC\n"
     )
+    (tmp_path / "ids.tsv").write_text("symbol\tensembl_gene_id\nITGA4\tENSG00000115232\nX1\t\n")
+    assert read_aliases(tmp_path / "ids.tsv")["ENSG00000115232"] == {"ITGA4"}
     for name in ("two.tsv", "bare.csv", "hgnc.tsv"):
         assert read_aliases(tmp_path / name) == expected, name
 

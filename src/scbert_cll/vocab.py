@@ -6,11 +6,10 @@ through its name, here.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import h5py
 import numpy as np
@@ -21,29 +20,19 @@ from anndata.io import read_elem
 from scbert_cll import _checks
 from scbert_cll._checks.words import choice, key_in, listed
 from scbert_cll._disk.in_place import replace
+from scbert_cll._gene_names import resolver
+from scbert_cll._gene_names.resolver import How
 
 __all__ = ["Aliases", "GeneVocab", "How", "Vocabulary", "read_aliases"]
 
-type _Approved = Mapping[str, frozenset[str]]
 type Aliases = Mapping[str, str | Iterable[str]] | str | PathLike[str]
 type Vocabulary = GeneVocab | AnnData | Iterable[str] | str | PathLike[str]
-type How = Literal["exact", "genome", "ensembl", "alias", "suffix", "ambiguous", "unmatched"]
 
 
 def __dir__() -> list[str]:
     return __all__
 
 
-_ENSEMBL = re.compile(r"^(ENS[A-Z]*G\d{6,})\.\d+(_PAR_Y)?$")
-# What Cell Ranger, Seurat and others put before names where there is more than one genome:
-# GRCh38_ITGA4, mm10___Itga4, hg38-ITGA4.
-_GENOME = re.compile(
-    r"^(?:(?P<human>GRCh3[78]|hg1[89]|hg38|b37|T2T|CHM13(?:v2)?)|"
-    r"(?P<mouse>GRCm3[89]|mm9|mm10|mm39))"
-    r"(?:[-_]20\d\d[-_][A-Z])?[-_.]+(?P<gene>.+)$",
-    re.I,
-)
-_SUFFIX = re.compile(r"^(.+)([-.])(\d+)$")
 _TEXT, _H5AD = (".txt", ""), ".h5ad"
 _TABLE = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 
@@ -175,13 +164,15 @@ class GeneVocab:
             never stands for one that is written in capitals: mouse genes are no human genes.
         ``ensembl``
             An Ensembl gene id that is there with another version or without one
-            (``ENSG00000115232.14``); ``_PAR_Y`` stays a gene of its own.
+            (``ENSG00000115232.14``), or under the symbol of that gene; or a symbol whose gene is
+            there under its id. ``_PAR_Y`` stays a gene of its own.
         ``alias``
-            Name and vocabulary gene have the same approved name in `aliases`: the vocabulary may be
-            the older side (``SEPTIN7`` finds ``SEPT7``). A name the table lists as approved stands
-            for itself even if it is also an alias. A gene that the data hold under its vocabulary
-            name takes no alias: a data set does not name one gene twice, so the alias is another
-            gene.
+            Name and vocabulary gene have the same approved name: the vocabulary may be the older
+            side (``SEPTIN7`` finds ``SEPT7``). `aliases` is asked first, then the table that comes
+            with the package: approved, previous and alias symbols and Ensembl ids of HGNC and NCBI.
+            A name that a table lists as approved stands for itself even if it is also an alias. A
+            gene that the data hold under its vocabulary name, or its approved one, takes no alias:
+            a data set does not name one gene twice, so the alias is another gene.
         ``ambiguous``
             The alias belongs to several approved genes, or several vocabulary genes share the
             approved name. Never guessed.
@@ -189,8 +180,12 @@ class GeneVocab:
             ``TBCE-1`` or ``TBCE.1``, the mark ``var_names_make_unique`` puts on a second ``TBCE``.
             Taken only if ``TBCE`` is in the vocabulary and in the data, the numbers before this one
             are in the data as well, the base has no such ending itself (``IGHV1-69-2`` is not
-            ``IGHV1-69``) and `aliases` does not know the name as a gene. ``HLA-A`` and ``NKX2-1``
-            cannot be hit: the base is no gene.
+            ``IGHV1-69``) and no table knows the name as a gene. ``HLA-A`` and ``NKX2-1`` cannot be
+            hit: the base is no gene.
+        ``date``
+            What a spreadsheet makes of a gene's name: ``1-Mar``, ``Sep-02``, ``2023-03-01`` or
+            ``44256``, where no table has such a gene. Not guessed: ``1-Mar`` was *MARCH1* or
+            *MARC1*.
         ``unmatched``
             None of these.
 
@@ -200,6 +195,7 @@ class GeneVocab:
             All gene names of the data set; the rules look at the others, too.
         aliases
             Mapping alias → approved name (or names), or the file of one; see :func:`read_aliases`.
+            It goes before the table of the package.
         others
             Names in the same data that are no genes, e.g. antibodies: a gene that was called
             ``CD19-1`` because of them is ``CD19``.
@@ -208,30 +204,8 @@ class GeneVocab:
         -------
         One row per name: ``name``, ``gene`` (empty where there is none), ``index`` (−1), ``how``.
         """
-        query = pd.Index([str(name) for name in names], dtype=object)
-        plain = self._without_genome(query)
-        approved = read_aliases(aliases) if aliases is not None else {}
-        rules = _Rules(self, plain, approved, [str(name) for name in others])
-        index = self.index(query)
-        how = np.where(index >= 0, "exact", "unmatched").astype(object)
-        for i in np.flatnonzero((index < 0) & (plain != "")).tolist():
-            how[i], index[i] = rules.find(plain[i])
-        gene = np.where(index >= 0, self._names.to_numpy()[index], "")
-        return pd.DataFrame({"name": query, "gene": gene, "index": index, "how": how})
-
-    def _without_genome(self, query: pd.Index) -> pd.Index:
-        """Names without the genome before them; empty for genes of another species."""
-        names = pd.Series(list(query), dtype=object)
-        table = names.str.extract(_GENOME)
-        gene = table["gene"]
-        human, mouse = (gene.where(table[of].notna()) for of in ("human", "mouse"))
-        is_mouse_id = mouse.str.startswith("ENSMUSG", na=False)
-        mouse = mouse.where(~mouse.str.isupper().eq(True) | is_mouse_id)
-        n_human, n_mouse = human.isin(self._names).sum(), mouse.isin(self._names).sum()
-        genes = mouse if n_mouse > n_human or not human.notna().any() else human
-        others = names.where(gene.isna() | query.isin(self._names), "")
-        plain: pd.Index = pd.Index(genes.fillna(others), dtype=object)
-        return plain
+        own = None if aliases is None else read_aliases(aliases)
+        return resolver.resolve(names, self._names, aliases=own, others=others)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -261,9 +235,9 @@ def read_aliases(source: Aliases) -> dict[str, frozenset[str]]:
     ----------
     source
         A mapping alias → approved name (or several), or a ``.tsv`` / ``.csv`` file, compressed or
-        not: with columns ``alias`` and ``symbol``; or HGNC's, with ``symbol`` and ``alias_symbol``
-        / ``prev_symbol`` (several separated by ``|``); or two columns without a header, alias then
-        approved.
+        not: with columns ``alias`` and ``symbol``; or HGNC's, with ``symbol`` and
+        ``alias_symbol`` / ``prev_symbol`` / ``ensembl_gene_id`` (several separated by ``|``); or
+        two columns without a header, alias then approved.
 
     Returns
     -------
@@ -278,66 +252,6 @@ def read_aliases(source: Aliases) -> dict[str, frozenset[str]]:
     return {alias: frozenset(symbols) for alias, symbols in table.items()}
 
 
-class _Rules:
-    """What `GeneVocab.resolve` needs to know about both sides, worked out once."""
-
-    def __init__(
-        self, vocab: GeneVocab, query: pd.Index, aliases: _Approved, others: list[str]
-    ) -> None:
-        self.vocab = vocab
-        self.present = frozenset(query)
-        self.taken = self.present | frozenset(others)
-        self.aliases = aliases
-        self.by_id = _unique_positions(_without_version(name) for name in vocab)
-        self.by_approved = _unique_positions(self._approved(name) for name in vocab)
-
-    def find(self, name: str) -> tuple[How, int]:
-        """Apply the rules to a name that is not in the vocabulary."""
-        if (at := int(self.vocab.index([name])[0])) >= 0:
-            return "genome", at
-        if (at := self.by_id.get(_without_version(name), -1)) >= 0:
-            return "ensembl", at
-        if name in self.aliases:
-            return self._by_alias(name)
-        return self._by_suffix(name)
-
-    def _by_alias(self, name: str) -> tuple[How, int]:
-        approved = self._approved(name)
-        at = self.by_approved.get(approved) if approved else -1
-        if at == -1:
-            return "ambiguous", -1
-        if at is None or self.vocab.names[at] in self.present:
-            return "unmatched", -1
-        return "alias", at
-
-    def _by_suffix(self, name: str) -> tuple[How, int]:
-        if not (match := _SUFFIX.match(name)) or _SUFFIX.match(match[1]):
-            return "unmatched", -1
-        base, mark, number = match[1], match[2], int(match[3])
-        earlier = {base} | {f"{base}{mark}{k}" for k in range(1, min(number, 100))}
-        if number < 1 or base not in self.vocab or not earlier <= self.taken:
-            return "unmatched", -1
-        return "suffix", int(self.vocab.index([base])[0])
-
-    def _approved(self, name: str) -> str | None:
-        """The approved name of a gene: its own if no table has it, None if it has several."""
-        names = self.aliases.get(name, frozenset([name]))
-        return next(iter(names)) if len(names) == 1 else None
-
-
-def _unique_positions(names: Iterable[str | None]) -> dict[str, int]:
-    """Position of every name, −1 for one that occurs more than once."""
-    positions: dict[str, int] = {}
-    for i, name in enumerate(names):
-        if name is not None:
-            positions[name] = -1 if name in positions else i
-    return positions
-
-
-def _without_version(name: str) -> str:
-    return _ENSEMBL.sub(lambda m: m[1] + (m[2] or ""), name)
-
-
 def _alias_pairs(source: Aliases) -> list[tuple[str, str]]:
     if isinstance(source, Mapping):
         return [
@@ -349,7 +263,7 @@ def _alias_pairs(source: Aliases) -> list[tuple[str, str]]:
     table = _read_table(path)
     if {"alias", "symbol"} <= set(table):
         return list(zip(table["alias"], table["symbol"], strict=True))
-    hgnc = table.columns.intersection(["prev_symbol", "alias_symbol"])
+    hgnc = table.columns.intersection(["prev_symbol", "alias_symbol", "ensembl_gene_id"])
     if "symbol" in table and len(hgnc):
         cells = table[["symbol", *hgnc]].melt("symbol", value_name="aliases")
         cells = cells.assign(aliases=cells["aliases"].str.split("|")).explode("aliases")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from scbert_cll import pp
+from scbert_cll._gene_names.table import shipped
 from scbert_cll.vocab import GeneVocab
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*names are not unique:UserWarning")
@@ -51,8 +52,12 @@ def test_order_missing_and_dropped_genes() -> None:
         == []
     )
     assert record["renamed"].empty
-    given = {"layer": "X", "min_matched": 0.5, "aliases": False}
-    assert record["params"] == given | {"vocab": f"{aligned.n_vars} genes"}
+    given = {"layer": "X", "gene_key": "none", "min_counts": "none", "min_matched": "none"}
+    assert record["params"] == given | {"aliases": False, "vocab": f"{aligned.n_vars} genes"}
+    assert record["vocabulary_found"] == pytest.approx(2 / 3)
+    assert record["counts_used"] == pytest.approx(14 / 16)
+    assert record["named_by"] == "index"
+    assert record["name_table"] == shipped().label
 
 
 def test_columns_of_one_gene_are_summed_as_counts() -> None:
@@ -256,31 +261,156 @@ def test_survives_h5ad(tmp_path: object) -> None:
 
 
 def test_too_few_genes_names_both_sides() -> None:
+    adata = made(["A", "B", "C"], np.array([[3, 3, 4]]))
     with pytest.raises(
-        ValueError, match=r"1 of 4 vocabulary genes .*\(25.0%\), expected at least 50%"
+        ValueError, match=r"1 of 4 .*\(25\.0%\), with 30\.0% of its counts; .* 50% of either"
     ) as error:
-        pp.align_genes(made(["A", "B", "C"]), ["A", "X", "Y", "Z"])
+        pp.align_genes(adata, ["A", "X", "Y", "Z"])
     assert "Only in adata (2): 'B', 'C'" in str(error.value)
     assert "only in the vocabulary (3): 'X', 'Y', 'Z'" in str(error.value)
-    assert "lower min_matched on purpose" in str(error.value)
-    assert pp.align_genes(made(["A", "B", "C"]), ["A", "X", "Y", "Z"], min_matched=0.25).shape == (
-        4,
-        4,
-    )
+    assert "lower min_counts or min_matched on purpose" in str(error.value)
+    for enough in ({"min_counts": 0.3}, {"min_matched": 0.25}):
+        assert pp.align_genes(adata, ["A", "X", "Y", "Z"], **enough).shape == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"min_counts": 0.95}, "expected at least 95% of the counts"),
+        ({"min_matched": 0.3}, "expected at least 30% of the vocabulary"),
+        (
+            {"min_counts": 0.95, "min_matched": 0.1},
+            "expected at least 95% of the counts and 10% of the vocabulary",
+        ),
+    ],
+)
+def test_shares_that_are_asked_for(given: dict[str, float], expected: str) -> None:
+    """Nine tenths of the counts are used, and a quarter of the vocabulary is found."""
+    adata = made(["A", "B"], np.array([[9, 1]]))
+    with pytest.raises(ValueError, match=expected):
+        pp.align_genes(adata, list("AXYZ"), **given)
+
+
+def test_half_of_the_counts_or_of_the_vocabulary_is_enough(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    filtered = made(["A", "B"], np.array([[9, 1]]))
+    with caplog.at_level("INFO"):
+        aligned = pp.align_genes(filtered, list("AXYZ"))
+    assert aligned.uns["align_genes"]["counts_used"] == pytest.approx(0.9)
+    said = [(one.levelname, one.getMessage()) for one in caplog.records]
+    text = "1 of the 4 genes of the vocabulary are in the data, and hold 90.0 % of its counts"
+    assert said == [("WARNING", text)]
+    short = pp.align_genes(made(list("ABC"), np.array([[1, 5, 94]])), ["A"])
+    assert short.uns["align_genes"]["counts_used"] == pytest.approx(0.01)
+    assert short.uns["align_genes"]["vocabulary_found"] == 1
+
+
+# --- genes by any name
+
+
+def of_cellxgene(version: str = "") -> ad.AnnData:
+    """Ensembl ids in the index, symbols in `feature_name`, nameless genes under their id."""
+    names = {"ENSG00000115232": "ITGA4", "ENSG00000122545": "SEPTIN7", "ENSG00000177455": "CD19"}
+    names |= {"ENSG00000990001": "ENSG00000990001"}
+    adata = made([one + version for one in names])
+    adata.var["feature_name"] = pd.Categorical(list(names.values()))
+    return adata
+
+
+OLD = ["CD19", "SEPT7", "ITGA4"]
+
+
+@pytest.mark.parametrize("version", ["", ".14"])
+def test_a_file_of_cellxgene(version: str) -> None:
+    adata = of_cellxgene(version)
+    before = adata.var.copy()
+    aligned = pp.align_genes(adata, OLD)
+    expected = adata.X.toarray()[:, [2, 1, 0]]
+    np.testing.assert_array_equal(aligned.X.toarray(), expected)
+    record = aligned.uns["align_genes"]
+    assert record["named_by"] == "feature_name"
+    assert record["renamed"].to_numpy().tolist() == [["SEPTIN7", "SEPT7", "alias"]]
+    pd.testing.assert_frame_equal(adata.var, before)
+    # without the column, by the table
+    del adata.var["feature_name"]
+    by_id = pp.align_genes(adata, OLD)
+    np.testing.assert_array_equal(by_id.X.toarray(), expected)
+    assert by_id.uns["align_genes"]["named_by"] == "index"
+    assert set(by_id.uns["align_genes"]["renamed"]["how"]) == {"ensembl"}
+
+
+def test_symbols_into_a_vocabulary_of_ids() -> None:
+    ids = ["ENSG00000177455", "ENSG00000115232.3"]
+    adata = made(["ITGA4", "CD19"])
+    expected = adata.X.toarray()[:, ::-1]
+    np.testing.assert_array_equal(pp.align_genes(adata, ids).X.toarray(), expected)
+    # what the file itself says goes before the table
+    adata.var["gene_ids"] = ids
+    aligned = pp.align_genes(adata, ids)
+    np.testing.assert_array_equal(aligned.X.toarray(), adata.X.toarray())
+    assert aligned.uns["align_genes"]["named_by"] == "gene_ids"
+
+
+def test_numbers_in_the_index_are_no_names() -> None:
+    adata = of_cellxgene()
+    expected = pp.align_genes(adata, OLD).X.toarray()
+    adata.var_names = [str(i) for i in range(4)]
+    aligned = pp.align_genes(adata, OLD)
+    np.testing.assert_array_equal(aligned.X.toarray(), expected)
+
+
+def test_a_column_is_named_and_gaps_are_filled_by_the_index() -> None:
+    adata = made(["ITGA4", "b", "c"])
+    adata.var["mine"] = [None, "CD19", "CD5"]
+    aligned = pp.align_genes(adata, ["CD5", "CD19", "ITGA4"], gene_key="mine")
+    np.testing.assert_array_equal(aligned.X.toarray(), adata.X.toarray()[:, ::-1])
+    assert aligned.uns["align_genes"]["params"]["gene_key"] == "mine"
+    with pytest.raises(KeyError, match=r"'other' is not in adata\.var.*it has 'n', 'mine'"):
+        pp.align_genes(adata, ["CD5"], gene_key="other")
+
+
+def test_an_index_of_the_right_kind_is_taken() -> None:
+    adata = made(["ITGA4", "CD19"])
+    adata.var["feature_name"] = ["CD19", "ITGA4"]
+    aligned = pp.align_genes(adata, ["ITGA4", "CD19"])
+    np.testing.assert_array_equal(aligned.X.toarray(), adata.X.toarray())
+    assert aligned.uns["align_genes"]["named_by"] == "index"
+
+
+def test_symbols_and_ids_in_one_index_are_refused() -> None:
+    adata = made(["ITGA4", "CD19", "CD5", "ENSG00000115232", "ENSG00000177455.2"])
+    sentence = r"mixes symbols \(60%: 'ITGA4', .*\) and Ensembl ids \(40%: 'ENSG00000115232'"
+    with pytest.raises(ValueError, match=rf"adata\.var_names {sentence}.*gene_key="):
+        pp.align_genes(adata, OLD)
+    # both remedies
+    kept = adata[:, ~adata.var_names.str.startswith("ENSG")].copy()
+    assert pp.align_genes(kept, OLD).uns["align_genes"]["matched"].tolist() == ["CD19", "ITGA4"]
+    adata.var["symbol"] = ["A1", "A2", "CD5", "ITGA4", "CD19"]
+    assert pp.align_genes(adata, OLD, gene_key="symbol").var["in_query"].sum() == 2
+    adata.var["mixed"] = adata.var_names
+    with pytest.raises(ValueError, match=r"adata\.var\['mixed'\] mixes symbols"):
+        pp.align_genes(adata, OLD, gene_key="mixed")
+
+
+def test_ids_of_genes_without_a_symbol_are_not_mixed() -> None:
+    nameless = [f"ENSG0000099000{i}" for i in range(4)]
+    aligned = pp.align_genes(made(["ITGA4", "CD19", *nameless]), ["ITGA4", "CD19"])
+    assert aligned.uns["align_genes"]["unmatched"].tolist() == nameless
 
 
 @pytest.mark.parametrize(
     ("genes", "vocab", "hint"),
     [
         (
-            ["ENSG00000115232", "ENSG00000177455"],
+            ["ENSG00000990001", "ENSG00000990002"],
             ["ITGA4", "CD19"],
             "data are named by Ensembl ids, the vocabulary by symbols",
         ),
         (
             ["ITGA4", "CD19"],
-            ["ENSG00000115232", "ENSG00000177455"],
-            "data are named by symbols, the vocabulary by Ensembl",
+            ["ENSG00000990001", "ENSG00000990002"],
+            "data are named by symbols, the vocabulary by Ensembl ids, and no table .*gene_key=",
         ),
         (["Itga4", "Cd19", "Ms4a1"], ["ITGA4", "CD19", "MS4A1"], "look like mouse symbols"),
     ],
@@ -319,6 +449,12 @@ def log_values() -> ad.AnnData:
             ValueError,
             "min_matched must be a number from 0 to 1; found 1.5",
         ),
+        (
+            lambda: made(["A", "B"]),
+            {"min_counts": -1},
+            ValueError,
+            "min_counts must be a number from 0 to 1; found -1",
+        ),
         (lambda: made(["A", "B"])[:0], {}, ValueError, "found 0 cells x 2 genes"),
         (
             lambda: made(["A", "B"])[[0, 0]],
@@ -356,30 +492,45 @@ def test_backed_is_refused(tmp_path: object) -> None:
 def test_real_counts_into_scberts_gene_order(shared_file: object) -> None:
     adata = ad.read_h5ad(shared_file("data/sorted_pbmc.h5ad"))
     vocab = GeneVocab.read(shared_file("data/panglao_gene_order_16906.txt"))
-    with pytest.raises(
-        ValueError,
-        match=r"of 16906 vocabulary genes are in adata.*all genes .not only highly variable",
-    ):
-        pp.align_genes(adata, vocab)
-    aliases = shared_file("data/ncbi_alias_to_symbol_orgHs_3.16.tsv.gz")
-    plain = pp.align_genes(adata, vocab, min_matched=0.4)
-    helped = pp.align_genes(adata, vocab, min_matched=0.4, aliases=aliases)
-    assert plain.shape == helped.shape == (adata.n_obs, 16_906)
-    assert (
-        helped.var["in_query"].sum()
-        > plain.var["in_query"].sum()
-        == adata.var_names.isin(vocab.names).sum()
-    )
+    aligned = pp.align_genes(adata, vocab)  # 8,863 symbols of 2017
+    record = aligned.uns["align_genes"]
+    assert aligned.shape == (adata.n_obs, 16_906)
+    exact = adata.var_names[adata.var_names.isin(vocab.names)]
+    assert len(record["matched"]) > len(exact)
+    assert record["vocabulary_found"] < 0.5 < 0.9 < record["counts_used"]
     for gene in ("CD19", "MS4A1", "HLA-DRA"):
-        assert dense(helped, gene) == dense(adata, gene)
-    # its names were made unique by R: the one duplicate in the vocabulary is summed, every other
-    # column is as it was
-    assert plain.uns["align_genes"]["renamed"]["old"].tolist() == ["SRSF10.1"]
+        assert dense(aligned, gene) == dense(adata, gene)
+    # its names were made unique by R: the one duplicate in the vocabulary is summed
+    renamed = record["renamed"].set_index("how")
+    assert renamed.loc[["suffix"], "old"].tolist() == ["SRSF10.1"]
     assert (
-        dense(plain, "SRSF10")
+        dense(aligned, "SRSF10")
         == (adata[:, "SRSF10"].X + adata[:, "SRSF10.1"].X).toarray().ravel().tolist()
     )
-    same = plain.var_names[plain.var["in_query"] & (plain.var_names != "SRSF10")]
-    assert (plain[:, same].X != adata[:, same].X).nnz == 0
-    pp.bin_expression(helped)
-    assert helped.layers["binned"].shape == helped.shape
+    # every gene that the vocabulary calls the same is as it was, if no other is called so
+    same = exact.difference(record["duplicated"])
+    assert len(exact) - len(same) <= 1
+    assert (aligned[:, same].X != adata[:, same].X).nnz == 0
+    pp.bin_expression(aligned)
+    assert aligned.layers["binned"].shape == aligned.shape
+
+
+@pytest.mark.realdata
+def test_real_counts_under_ids(shared_file: object) -> None:
+    """Real genes as CELLxGENE names them: the same counts, with and without the column."""
+    adata = ad.read_h5ad(shared_file("data/sorted_pbmc.h5ad"))
+    vocab = GeneVocab.read(shared_file("data/panglao_gene_order_16906.txt"))
+    ids = {s: i for i, s in shipped().approved.items() if i.startswith("ENSG")}
+    known = shipped().approved
+    symbols = [known.get(name, name) for name in adata.var_names]
+    adata = adata[:, [name in ids for name in symbols]].copy()
+    expected = pp.align_genes(adata, vocab)
+    adata.var["feature_name"] = adata.var_names
+    adata.var_names = [ids[known[name]] for name in adata.var["feature_name"]]
+    there = pp.align_genes(adata, vocab)
+    assert there.uns["align_genes"]["named_by"] == "feature_name"
+    assert (there.X != expected.X).nnz == 0
+    del adata.var["feature_name"]
+    by_id = pp.align_genes(adata, vocab)
+    lost = expected.var["in_query"] & ~by_id.var["in_query"]
+    assert lost.sum() <= 0.01 * expected.var["in_query"].sum()

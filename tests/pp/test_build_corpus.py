@@ -34,6 +34,7 @@ import scbert_cll as sc_cll
 from scbert_cll._corpus import building, scan
 from scbert_cll._corpus.format import open_corpus
 from scbert_cll._disk import formats
+from scbert_cll._gene_names.table import shipped
 
 pytestmark = pytest.mark.filterwarnings("ignore:(Variable|Observation) names are not unique")
 
@@ -778,3 +779,75 @@ def test_annbatch_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ImportError, match=r"annbatch, which is not installed: pip install 'scbert-cll\[corpus\]'"
     ):
         build(tmp_path, filled())
+
+
+# -- genes by any name
+# --------------------------------------------------------------------------------------------------
+
+SYMBOLS = ["ITGA4", "CD19", "SEPT7", "MS4A1", "CD5"]
+IDS = [f"ENSG00000{n}" for n in ("115232", "177455", "122545", "156738", "110448")]
+
+
+def test_files_with_other_names_are_one_corpus(tmp_path: Path) -> None:
+    files = [filled(20, SYMBOLS, rng=i) for i in range(4)]
+    expected = {f"{i}:{n}": row for i, a in enumerate(files) for n, row in named_rows(a).items()}
+    files[1].var_names = ["CD49D", "CD19", "SEPTIN7", "CD20", "CD5"]
+    files[2].var["feature_name"] = pd.Categorical(SYMBOLS)
+    files[2].var_names = [f"{one}.2" for one in IDS]
+    files[3].var_names = IDS
+    corpus = build(tmp_path, *files, vocab=SYMBOLS, binned=False, val_fraction=0)
+    found = stored(corpus)
+    for name, row in zip(found.obs_names, found[:, SYMBOLS].X.toarray(), strict=True):
+        assert row.tolist() == expected[name], name
+    manifest = json.loads((corpus / "manifest.json").read_text())
+    assert manifest["params"]["name_table"] == shipped().label
+    assert [source["counts_used"] for source in manifest["sources"]] == [1.0] * 4
+    renamed = [source["renamed"] for source in manifest["sources"]]
+    assert renamed[1] == {"CD49D": "ITGA4", "SEPTIN7": "SEPT7", "CD20": "MS4A1"}
+    assert renamed[2] == {}
+
+
+def named_rows(adata: AnnData) -> dict[str, list[float]]:
+    return dict(zip(adata.obs_names, adata.X.toarray().tolist(), strict=True))
+
+
+def test_a_column_of_names_is_named(tmp_path: Path) -> None:
+    adata = filled(20, SYMBOLS)
+    adata.var["mine"], adata.var_names = SYMBOLS[::-1], [f"x{i}" for i in range(5)]
+    arguments: dict[str, Any] = {"vocab": SYMBOLS, "binned": False, "val_fraction": 0}
+    corpus = build(tmp_path, adata, gene_key="mine", **arguments)
+    found = stored(corpus)[:, SYMBOLS[::-1]]
+    rows = {f"0:{name}": row for name, row in named_rows(adata).items()}
+    assert dict(zip(found.obs_names, found.X.toarray().tolist(), strict=True)) == rows
+    (tmp_path / "second").mkdir()
+    with pytest.raises(ValueError, match=r"f0\.h5ad: 'other' is not in adata\.var"):
+        build(tmp_path / "second", adata, gene_key="other", **arguments)
+
+
+def test_half_of_the_counts_or_of_the_vocabulary(tmp_path: Path) -> None:
+    """G0 has most of the counts, and is one of four genes."""
+    arguments: dict[str, Any] = {"vocab": ["G0", "A", "B", "C"], "val_fraction": 0}
+    adata = filled(20, GENES[:5])
+    corpus = build(tmp_path, adata, **arguments)
+    (source,) = json.loads((corpus / "manifest.json").read_text())["sources"]
+    assert source["counts_used"] == pytest.approx(adata.X[:, 0].sum() / adata.X.sum())
+    assert 0.5 < source["counts_used"] < 0.7
+    for name, wish in {
+        "95% of the counts": {"min_counts": 0.95},
+        "50% of the vocabulary": {"min_matched": 0.5},
+    }.items():
+        folder = tmp_path / name[:2]
+        folder.mkdir()
+        with pytest.raises(ValueError, match=f"expected at least {name}"):
+            build(folder, filled(20, GENES[:5]), **arguments, **wish)
+
+
+def test_mixed_names_and_dates_are_told(tmp_path: Path) -> None:
+    mixed = filled(20, [*SYMBOLS, *IDS[:3]])
+    with pytest.raises(ValueError, match=r"f0\.h5ad: .*mixes symbols \(62%.*Ensembl ids \(38%"):
+        build(tmp_path, mixed, vocab=SYMBOLS, val_fraction=0)
+    (tmp_path / "dates").mkdir()
+    spoiled = filled(20, [*SYMBOLS, "1-Mar"])
+    corpus = build(tmp_path / "dates", spoiled, vocab=SYMBOLS, val_fraction=0)
+    (source,) = json.loads((corpus / "manifest.json").read_text())["sources"]
+    assert source["dates"] == ["1-Mar"]

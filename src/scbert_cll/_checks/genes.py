@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _keys
-from scbert_cll._checks.words import listed, unique
+from scbert_cll._checks.words import listed, share, unique
 
 # Columns of var that say what a row is, and their words, without blanks and underscores: a 10x
 # matrix may hold antibodies, hashtags, guides and peaks, too.
@@ -32,7 +33,7 @@ MARKS: Final = "totalseq|hashtag|abseq|[|]pabo$"
 # balanced accuracy on donors held out 0.87 with all genes, 0.82 without 5 %, 0.74 without 10 %,
 # 0.62 without 50 % (AUROC 0.95, 0.95, 0.94 and 0.89): calls suffer before the order of cells does.
 _FEW_MISSING: Final = 0.05
-_MIN_MATCHED: Final = 0.5
+HALF: Final = 0.5
 
 
 class Features(NamedTuple):
@@ -143,13 +144,47 @@ def known_genes(genes: Sequence[str], adata: AnnData) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Needed:
+    """Shares of the data's counts and of a vocabulary that are asked for, 0 to 1, or None."""
+
+    min_counts: float | None
+    min_matched: float | None
+
+    def __post_init__(self) -> None:
+        for what, value in asdict(self).items():
+            if value is not None:
+                share(value, what)
+
+    def is_met(self, counts_used: float, found: float) -> bool:
+        """Whether these shares are enough: where none is asked for, half of either."""
+        if self.min_counts is None and self.min_matched is None:
+            return max(counts_used, found) >= HALF
+        return counts_used >= (self.min_counts or 0) and found >= (self.min_matched or 0)
+
+    def __str__(self) -> str:
+        if self.min_counts is None and self.min_matched is None:
+            return f"{HALF:.0%} of either"
+        shares = {"the counts": self.min_counts, "the vocabulary": self.min_matched}
+        return " and ".join(f"{n:.0%} of {what}" for what, n in shares.items() if n is not None)
+
+
 def vocabulary_coverage(
-    resolved: pd.DataFrame, missing: pd.Index, n_vocab: int, min_matched: float
+    resolved: pd.DataFrame,
+    missing: pd.Index,
+    n_vocab: int,
+    needed: Needed,
+    counts_used: float | None = None,
 ) -> None:
-    """Refuse data with too little of a vocabulary (`resolved` by `GeneVocab.resolve`)."""
+    """Refuse data with too little of a vocabulary (`resolved` by `GeneVocab.resolve`).
+
+    Before its counts are read nothing is refused for them.
+    """
     n_matched = n_vocab - len(missing)
-    if n_matched and n_matched >= min_matched * n_vocab:
+    found = n_matched / n_vocab
+    if n_matched and needed.is_met(1.0 if counts_used is None else counts_used, found):
         return
+    of_counts = "" if counts_used is None else f", with {counts_used:.1%} of its counts"
     other = resolved.loc[resolved["index"] < 0, "name"]
     is_ensembl, vocab_is_ensembl = (
         pd.Series(names, dtype=object).str.match(r"ENS[A-Z]*G\d").mean() > 0.5
@@ -157,20 +192,21 @@ def vocabulary_coverage(
     )
     hint = (
         "Give the matrix with all genes (not only highly variable ones), an alias table "
-        "(aliases=), or lower min_matched on purpose."
+        "(aliases=), or lower min_counts or min_matched on purpose."
     )
     if len(other) and is_ensembl != vocab_is_ensembl:
         kinds = ("Ensembl ids", "symbols") if is_ensembl else ("symbols", "Ensembl ids")
         hint = (
-            f"The data are named by {kinds[0]}, the vocabulary by {kinds[1]}: put the same kind "
-            "into adata.var_names."
+            f"The data are named by {kinds[0]}, the vocabulary by {kinds[1]}, and no table knows "
+            "both: name the column of adata.var with the same kind (gene_key=), or put it into "
+            "adata.var_names."
         )
     elif other.str.upper().isin(missing).sum() > max(n_matched, 0.2 * len(other)):
         hint = "The names look like mouse symbols: map them first, pp.to_human(adata, orthologues)."
     raise ValueError(
-        f"{n_matched} of {n_vocab} vocabulary genes are in adata ({n_matched / n_vocab:.1%}), "
-        f"expected at least {min_matched:.0%}. Only in adata ({len(other)}): {listed(other, 3)}; "
-        f"only in the vocabulary ({len(missing)}): {listed(missing, 3)}. {hint}"
+        f"{n_matched} of {n_vocab} vocabulary genes are in adata ({found:.1%}){of_counts}; "
+        f"expected at least {needed}. Only in adata ({len(other)}): {listed(other, 3)}; only in "
+        f"the vocabulary ({len(missing)}): {listed(missing, 3)}. {hint}"
     )
 
 
@@ -180,18 +216,19 @@ def model_genes(genes: pd.Index, adata: AnnData, *, is_corpus: bool = False) -> 
     Genes that `pp.align_genes` filled in with zeros are missing, too. Who lowered its `min_matched`
     did so on purpose.
     """
-    measured, min_matched = adata.var_names, _MIN_MATCHED
+    measured, min_matched = adata.var_names, HALF
     if _keys.IN_QUERY in adata.var:
         measured = measured[np.asarray(adata.var[_keys.IN_QUERY], dtype=bool)]
         params = adata.uns.get(_keys.ALIGN_GENES, {}).get("params", {})
-        min_matched = min(min_matched, float(params.get("min_matched", min_matched)))
+        given = params.get("min_matched", min_matched)
+        min_matched = min_matched if isinstance(given, str) else min(min_matched, float(given))
     is_measured = genes.isin(measured)
     missing = genes[~is_measured]
     if is_measured.mean() < min_matched or not is_measured.any():
         other = measured[~measured.isin(genes)]
         remedy = (
             "Bring the counts to the model's genes: pp.align_genes(adata, list(model.genes), "
-            "aliases=…)."
+            "aliases=…), with a lower min_matched= where they lack genes on purpose."
         )
         if is_corpus:
             remedy = (

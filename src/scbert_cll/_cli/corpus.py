@@ -23,8 +23,10 @@ def corpus(
     method: Literal["log2", "uniform", "quantile", "gene_quantile"] = "log2",
     n_bins: int = 5,
     target_sum: float = 1e4,
+    gene_key: str | None = None,
     aliases: Path | None = None,
-    min_matched: float = 0.5,
+    min_counts: float | None = None,
+    min_matched: float | None = None,
     min_genes: int = 1,
     donor_key: str = _keys.DONOR,
     obs_columns: Sequence[str] = (),
@@ -59,8 +61,14 @@ def corpus(
         Keep the counts as they are instead of binning them.
     method, n_bins, target_sum
         How counts become bins, as pp.bin_expression has it.
+    gene_key
+        var column with the names of genes (default: the index, or a usual column of the
+        vocabulary's kind, such as feature_name).
     aliases
-        Table of other names of genes and their approved ones, such as HGNC's.
+        Table of other names of genes and their approved ones, such as a newer one of HGNC.
+    min_counts
+        Share of a file's counts that the vocabulary must hold (default: half of them, or half of
+        the vocabulary in the file).
     min_matched
         Share of the vocabulary that a file must have.
     min_genes
@@ -101,7 +109,9 @@ def corpus(
         modality=modality,
         cells=None if cells == ALL else cells,
         binned=not raw,
+        gene_key=gene_key,
         aliases=aliases,
+        min_counts=min_counts,
         min_matched=min_matched,
         min_genes=min_genes,
         donor_key=None if donor_key == NO_DONORS else donor_key,

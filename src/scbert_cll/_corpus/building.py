@@ -23,7 +23,7 @@ from scbert_cll._disk.in_place import put_in_place, remove, replace
 from scbert_cll._process import Bar
 
 _PLAN: Final = "plan.json"
-_RULES: Final = 2  # of what is a gene; what an older version read is read again
+_RULES: Final = 3  # of what is a gene, and which; what an older version read is read again
 _BYTES_ON_DISK: Final = 2  # of a token with its gene, compressed
 
 

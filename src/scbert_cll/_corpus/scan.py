@@ -21,6 +21,7 @@ from scbert_cll._checks.counts import look_binned
 from scbert_cll._checks.words import closest_first, listed, unique
 from scbert_cll._corpus.sources import Columns, Source
 from scbert_cll._disk.formats import Json, digest, size_and_time
+from scbert_cll._gene_names.table import shipped
 from scbert_cll._settings import settings
 from scbert_cll.vocab import GeneVocab
 
@@ -31,6 +32,8 @@ _FEWEST_VALUES, _MOST_VALUES = 2**12, 2**21
 _SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]*)?) *([KMGT]?)I?B?", re.IGNORECASE)
 # parameters of a scan, by their names here, and those of what comes after
 _READING: Final = (
+    "gene_key",
+    "min_counts",
     "min_matched",
     "min_genes",
     "modality",
@@ -56,7 +59,9 @@ class Request:
     modality: str | None
     cells: str | None
     aliases: Mapping[str, frozenset[str]] | None
-    min_matched: float
+    gene_key: str | None
+    min_counts: float | None
+    min_matched: float | None
     min_genes: int
     donor_key: str | None
     obs_columns: list[str]
@@ -95,6 +100,7 @@ class Request:
             "vocab": digest(list(self.vocab.names)),
             "binning": cuts,
             "aliases": aliases,
+            "name_table": shipped().label,
         }
 
     def record(self) -> Json:
@@ -225,7 +231,7 @@ class _Tally:
         self.donors: dict[str, int] = {}
         self.columns: dict[str, _Column] = {}
         self.not_donors: dict[str, int] = {}
-        self.largest, self.n_at_top = 0.0, 0
+        self.largest, self.n_at_top, self.n_used = 0.0, 0, 0.0
 
     def leave_out_no_donors(self, where: str) -> None:
         """Cells of no donor are not kept."""
@@ -268,13 +274,15 @@ def scan(path: Path, head: Json, request: Request) -> Scan:
             raise ValueError(
                 "its layer holds tokens of pp.bin_expression; name the layer with the raw counts."
             )
-        genes = source.resolve(vocab, request.aliases)
+        genes = source.resolve(vocab, request.aliases, request.gene_key)
         columns = Columns(genes["index"].to_numpy(), len(vocab))
         missing = vocab.names[columns.per_gene == 0]
-        _checks.genes.vocabulary_coverage(
-            genes, missing, len(vocab), min_matched=request.min_matched
-        )
+        needed = _checks.genes.Needed(request.min_counts, request.min_matched)
+        coverage = genes[genes["how"] != "no gene"], missing, len(vocab), needed
+        _checks.genes.vocabulary_coverage(*coverage)
         tally = _tallied(source, columns, head["file"], request)
+        counts_used = tally.n_used / source.n_counts if source.n_counts else 1.0
+        _checks.genes.vocabulary_coverage(*coverage, counts_used)
         if request.donor_key is not None and not source.is_10x:
             tally.leave_out_no_donors(f"obs[{request.donor_key!r}]")
         # only then are names read again
@@ -292,6 +300,7 @@ def scan(path: Path, head: Json, request: Request) -> Scan:
             **head,
             "size": size_and_time(path)[0],
             **_genes(genes, columns),
+            "counts_used": counts_used,
             **tally.record(),
             "no_genes": source.others,
             "n_rounded": source.n_rounded,
@@ -309,6 +318,7 @@ def _tallied(source: Source, columns: Columns, label: str, request: Request) -> 
         is_kept = chosen & (np.diff(counts.indptr) >= request.min_genes)
         tally.n_tokens[rows] = np.where(is_kept, n_tokens, 0)
         tally.largest = max(tally.largest, counts.data.max(initial=0))
+        tally.n_used += float(counts.data.sum())
         if tally.largest <= n_bins:
             tally.n_at_top += int((counts.max(axis=1) == n_bins).sum())
         donors = _donors(source, label, request.donor_key, rows, chosen)
@@ -374,4 +384,5 @@ def _genes(resolved: pd.DataFrame, columns: Columns) -> Json:
         "n_matched": int((columns.per_gene > 0).sum()),
         "renamed": dict(zip(renamed["name"], renamed["gene"], strict=True)),
         "ambiguous": sorted(set(resolved.loc[how == "ambiguous", "name"])),
+        "dates": sorted(set(resolved.loc[how == "date", "name"])),
     }

@@ -18,6 +18,7 @@ from scbert_cll import _checks, _keys
 from scbert_cll._checks.words import key_in, listed
 from scbert_cll._corpus import elements
 from scbert_cll._corpus.elements import index_of, values
+from scbert_cll._gene_names.columns import KNOWN, names_of
 from scbert_cll.vocab import GeneVocab
 
 # Reading a damaged file raises any of these, by HDF5, by anndata or by a check.
@@ -43,8 +44,8 @@ class Source:
         self._file = elements.opened(path)
         self._layer, self._memory, self._modality = layer, memory, modality
         self._is_gene = np.zeros(0, dtype=bool)
-        # values that float32 had left beside whole numbers, in blocks read
-        self.n_rounded = 0
+        # in blocks read: counts, and values that float32 had left beside whole numbers
+        self.n_counts, self.n_rounded = 0.0, 0
         self._obs: Any = None
         # name of the modality, and what it is part of
         self._mudata: tuple[str, Any] | None = None
@@ -90,13 +91,13 @@ class Source:
         orders = (frame.attrs.get("column-order", frame) for frame in frames)
         return list(dict.fromkeys(str(name) for order in orders for name in order))
 
-    def resolve(self, vocab: GeneVocab, aliases: Any) -> pd.DataFrame:
+    def resolve(self, vocab: GeneVocab, aliases: Any, gene_key: str | None) -> pd.DataFrame:
         """The vocabulary gene of each column, and why, as `GeneVocab.resolve` says it."""
-        symbols, ids = self._genes, self._ids
-        is_by_id = ids.isin(vocab.names).sum() > symbols.isin(vocab.names).sum()
-        names = ids if is_by_id else symbols
         columns = np.flatnonzero(self._is_gene)
-        resolved = vocab.resolve(names[columns], aliases=aliases, others=self.others)
+        keys = [key for key in self._var if key in KNOWN or key == gene_key]
+        named = {key: values(self._var[key], slice(None)).to_numpy()[columns] for key in keys}
+        names, _ = names_of(pd.DataFrame(named, self._genes[columns]), vocab.names, gene_key)
+        resolved = vocab.resolve(names, aliases=aliases, others=self.others)
         return (
             resolved.set_axis(columns)
             .reindex(np.arange(len(self._is_gene)))
@@ -126,6 +127,7 @@ class Source:
                 self._refuse(rows)
             self.n_rounded += int((whole != counts).sum())
             csr.data[of_genes] = whole
+        self.n_counts += float(csr.data[of_genes].sum())
         return csr
 
     def names(self, rows: slice) -> np.ndarray:
@@ -231,7 +233,8 @@ class Source:
         self._root, self._cells, self._is_raw = matrix, matrix["barcodes"], False
         keys = "name", "id", "feature_type"
         columns = {key: values(matrix["features"][key], slice(None)) for key in keys}
-        self._genes, self._ids = pd.Index(columns["name"]), pd.Index(columns["id"])
+        self._genes = pd.Index(columns["name"])
+        self._var: Any = {"gene_ids": matrix["features"]["id"]}
         kinds = {"feature_type": columns["feature_type"].to_numpy()}
         self._take_features(pd.DataFrame(kinds, index=self._genes))
         n_features, n_cells = map(int, matrix["shape"][:])
@@ -249,7 +252,7 @@ class Source:
         self._is_raw = self._layer == raw and raw not in layers and "raw" in group
         slots = group["raw"] if self._is_raw else group
         var = slots["var"]
-        self._genes = self._ids = index_of(var)
+        self._genes, self._var = index_of(var), var
         columns = [key for key in var if _checks.genes.may_tell(key)]
         kinds = {key: values(var[key], slice(None)).to_numpy() for key in columns}
         self._take_features(pd.DataFrame(kinds, index=self._genes))

@@ -1,1 +1,1 @@
-"""Names of genes: whose they are."""
+"""Names of genes: their table, the function that resolves them, and the species they are of."""

@@ -11,8 +11,11 @@ from anndata import AnnData
 from scipy import sparse
 
 from scbert_cll import _checks, _keys, _record
-from scbert_cll._checks.words import share
 from scbert_cll._corpus.sources import Columns
+from scbert_cll._gene_names.columns import names_of
+from scbert_cll._gene_names.dates import warn_of_dates
+from scbert_cll._gene_names.resolver import RENAMED
+from scbert_cll._gene_names.table import shipped
 from scbert_cll.vocab import Aliases, GeneVocab, Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -23,14 +26,16 @@ def align_genes(
     vocab: Vocabulary,
     *,
     layer: str | None = None,
+    gene_key: str | None = None,
     aliases: Aliases | None = None,
-    min_matched: float = 0.5,
+    min_counts: float | None = None,
+    min_matched: float | None = None,
 ) -> AnnData:
     """Bring the genes of a data set into the order of a vocabulary.
 
     A model knows a gene by its place, so every data set must hold the same genes in the same order;
-    names decide, never counts of columns. Genes are found by exact name, then by Ensembl id without
-    version, alias and ``make_unique`` ending (the rules and their order:
+    names decide, never counts of columns. Genes are found by exact name, then by Ensembl id, former
+    or other symbol and ``make_unique`` ending (the rules and their order:
     :meth:`scbert_cll.vocab.GeneVocab.resolve`); a name that could mean several genes is left out,
     never guessed. Columns that mean the same gene are summed as counts, vocabulary genes the data
     do not have are all-zero columns, and genes outside the vocabulary are dropped. So are rows that
@@ -48,11 +53,23 @@ def align_genes(
     layer
         Where the raw counts are; ``X`` if not given. ``"raw"`` takes all genes of `adata.raw`, if
         no layer is called so; they become ``X``, and the matrices of `adata` are left out.
+    gene_key
+        Column of ``var`` with the names of the genes. If not given, the index; where that holds
+        Ensembl ids (or numbers) and the vocabulary symbols, or the reverse, a column of the
+        vocabulary's kind that CELLxGENE or scanpy write: ``feature_name``, ``feature_id``,
+        ``gene_symbols``, ``gene_ids``.
     aliases
-        Alias → approved name: a mapping, or a table such as HGNC's
-        (:func:`~scbert_cll.vocab.read_aliases`).
+        Alias → approved name: a mapping, or a table such as a newer one of HGNC
+        (:func:`~scbert_cll.vocab.read_aliases`). It goes before the table that comes with the
+        package.
+    min_counts
+        Smallest share of the counts of the data that must lie on genes of the vocabulary, 0 to 1.
+        If not given, half of the counts, or half of the vocabulary found: a filtered matrix lacks
+        genes, and a short vocabulary leaves most counts out.
     min_matched
-        Smallest share of the vocabulary that must be found in the data, 0 to 1.
+        Smallest share of the vocabulary that must be found in the data, 0 to 1; given alone, the
+        counts are not asked. A model answers for cells with less than half of its genes only if
+        this was lowered on purpose.
 
     Returns
     -------
@@ -71,17 +88,20 @@ def align_genes(
     ``adata.uns['align_genes']`` : dict
         By name: ``matched`` and ``missing`` vocabulary genes, ``duplicated`` vocabulary genes that
         were summed from several columns, ``renamed`` (table of ``old`` and ``new`` names),
-        ``ambiguous`` and ``unmatched`` names of the data, ``no_genes`` (antibodies and others),
-        ``left_out`` matrices, and ``params``. ``renamed`` also says ``how`` (genome, ensembl,
-        alias, suffix).
+        ``ambiguous`` and ``unmatched`` names of the data, ``dates`` (names that a spreadsheet
+        spoiled), ``no_genes`` (antibodies and others), ``left_out`` matrices, and ``params``.
+        ``renamed`` also says ``how`` (genome, ensembl, alias, suffix). ``vocabulary_found`` and
+        ``counts_used`` are shares of the vocabulary and of the data's counts; ``named_by`` is the
+        column of `var` (or ``index``), ``name_table`` the version of the package's table.
 
     Raises
     ------
     ValueError
-        If less than `min_matched` of the vocabulary is found, the matrix does not hold raw counts,
-        the vocabulary names a gene twice, or `adata` is backed or has no cells or genes.
+        If too little of the data's counts, or of the vocabulary, is found, symbols and Ensembl ids
+        are mixed, the matrix does not hold raw counts, the vocabulary names a gene twice, `adata`
+        is backed or has no cells or genes, or the package's table of names is damaged.
     KeyError
-        If the layer does not exist.
+        If the layer, or the column of names, does not exist.
 
     Notes
     -----
@@ -97,23 +117,26 @@ def align_genes(
     --------
     >>> import numpy as np, pandas as pd
     >>> adata = AnnData(np.array([[1, 2, 4]]), var=pd.DataFrame(index=["CD49D", "CD19", "CD19-1"]))
-    >>> aligned = align_genes(adata, ["CD5", "CD19", "ITGA4"], aliases={"CD49D": "ITGA4"})
+    >>> aligned = align_genes(adata, ["CD5", "CD19", "ITGA4"])
     >>> aligned.X.toarray()
     array([[0, 6, 1]])
     """
     params = _record.params(locals())
     adata = _checks.adata.anndata(adata, repeated_genes=True)
     vocab = GeneVocab.of(vocab)
-    share(min_matched, "min_matched")
+    needed = _checks.genes.Needed(min_counts, min_matched)
     whole = _with_raw(adata, layer)
     source, others = _genes(whole)
-    _, note = _checks.counts.noted_counts(source, layer if whole is adata else None)
-    resolved = vocab.resolve(source.var_names, aliases=aliases, others=others)
-    n_vocab = len(vocab)
+    counts, note = _checks.counts.noted_counts(source, layer if whole is adata else None)
+    names, column = names_of(source.var, vocab.names, gene_key)
+    resolved = vocab.resolve(names, aliases=aliases, others=others)
+    n_vocab, used = len(vocab), resolved["index"].to_numpy() >= 0
     columns = Columns(resolved["index"].to_numpy(), n_vocab)
     is_matched = columns.per_gene > 0
     missing = vocab.names[~is_matched]
-    _checks.genes.vocabulary_coverage(resolved, missing, n_vocab, min_matched)
+    per_gene = counts.sum(axis=0, dtype=np.float64).A1
+    counts_used = float(per_gene[used].sum() / per_gene.sum()) if per_gene.any() else 1.0
+    _checks.genes.vocabulary_coverage(resolved, missing, n_vocab, needed, counts_used)
 
     matrices, left_out = _matrices(source, columns, is_whole=not len(others))
     if whole is not adata:
@@ -129,25 +152,34 @@ def align_genes(
             aligned.uns[name]["params"] |= _checks.counts.totals_of(vocab.names)
     params |= {"aliases": aliases is not None, "vocab": f"{n_vocab} genes"} | note
     how = resolved["how"]
-    is_renamed = how.isin(["genome", "ensembl", "alias", "suffix"])
+    is_renamed = how.isin(RENAMED)
     renamed = resolved[is_renamed].drop(columns="index").astype(str)
     renamed = renamed.rename(columns={"name": "old", "gene": "new"})
-    names: dict[str, Iterable[str]] = {
+    lists: dict[str, Iterable[str]] = {
         "matched": vocab.names[is_matched],
         "missing": missing,
         "duplicated": vocab.names[columns.per_gene > 1],
         "left_out": left_out,
         "no_genes": others,
     }
-    for kind in ("ambiguous", "unmatched"):
-        names[kind] = resolved.loc[how == kind, "name"].unique()
-    record: dict[str, object] = {"params": params}
-    for name, genes in names.items():
+    for key, kind in {"ambiguous": "ambiguous", "dates": "date", "unmatched": "unmatched"}.items():
+        lists[key] = resolved.loc[how == kind, "name"].unique()
+    record: dict[str, object] = {
+        "params": params,
+        "vocabulary_found": float(is_matched.mean()),
+        "counts_used": counts_used,
+        "named_by": column or "index",
+        "name_table": shipped().label,
+    }
+    for name, genes in lists.items():
         record[name] = np.array(list(genes), dtype=object)
     record["renamed"] = renamed.drop_duplicates(ignore_index=True)
     _record.write(aligned, uns={_keys.ALIGN_GENES: record})
-    n = is_matched.sum()
-    logger.info("%d of the %d genes of the vocabulary are in the data", n, n_vocab)
+    warn_of_dates(lists["dates"])
+    shares = is_matched.sum(), n_vocab, 100 * counts_used
+    level = logging.INFO if is_matched.mean() >= _checks.genes.HALF else logging.WARNING
+    text = "%d of the %d genes of the vocabulary are in the data, and hold %.1f %% of its counts"
+    logger.log(level, text, *shares)
     return aligned
 
 

@@ -39,8 +39,10 @@ def build_corpus(
     n_bins: int = 5,
     target_sum: float = 1e4,
     edges: Mapping[str, object] | None = None,
+    gene_key: str | None = None,
     aliases: Aliases | None = None,
-    min_matched: float = 0.5,
+    min_counts: float | None = None,
+    min_matched: float | None = None,
     min_genes: int = 1,
     donor_key: str | None = "donor",
     obs_columns: Sequence[str] = (),
@@ -85,10 +87,13 @@ def build_corpus(
         How to bin, see :func:`bin_expression`. ``uniform`` and ``gene_quantile`` need `edges`.
     edges
         ``uns["binned"]`` of an object that was binned: cut as it was.
-    aliases
-        Alias → approved name, see :func:`align_genes`.
-    min_matched
-        Smallest share of the vocabulary that each file must have, 0 to 1.
+    gene_key, aliases
+        Column of ``var`` with the names of genes, and alias → approved name, see
+        :func:`align_genes`.
+    min_counts, min_matched
+        Smallest shares of the counts of each file that the vocabulary must hold, and of the
+        vocabulary that each file must have, 0 to 1; by default half of either, see
+        :func:`align_genes`.
     min_genes
         Cells with fewer expressed genes of the vocabulary, or without any token, are left out and
         counted.
@@ -157,7 +162,7 @@ def build_corpus(
     n_bytes = memory_size(memory)
     choice(on_error, ("raise", "skip"), "on_error")
     share(val_fraction, "val_fraction")
-    share(min_matched, "min_matched")
+    _checks.genes.Needed(min_counts, min_matched)
     number_in(min_genes, "min_genes", 1, len(genes), whole=True)
     number_in(rng, "rng", 0, 2**63, whole=True)
     if taken := [name for name in columns if name in (_keys.DONOR, SOURCE)]:
@@ -178,6 +183,8 @@ def build_corpus(
         modality=modality,
         cells=cells,
         aliases=None if aliases is None else read_aliases(aliases),
+        gene_key=gene_key,
+        min_counts=min_counts,
         min_matched=min_matched,
         min_genes=min_genes,
         donor_key=donor_key,
