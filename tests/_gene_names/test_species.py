@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from anndata import AnnData
 
 import scbert_cll as sc_cll
 from scbert_cll._cli import shared
 from scbert_cll._gene_names import species as _species
+from scbert_cll._gene_names.resolver import gene_in_data
 from tests._make import cells
 
 HUMAN = ["ITGA4", "MT-CO1", "HLA-DRA", "C1orf112", "IGHV1-69", "AC149090.1", "H3-3B", "NKX2-1"]
@@ -48,7 +50,7 @@ def test_species_is_that_of_nine_in_ten_names(names: list[str], species: str | N
     ],
 )
 def test_the_gene_under_its_name_in_the_data(names: list[str], name: str) -> None:
-    assert _species.gene_in_data("ITGA4", names) == name
+    assert gene_in_data("ITGA4", pd.Index(names)) == name
 
 
 # --- the path of CD49d on data of the mouse

@@ -39,6 +39,8 @@ from scbert_cll.__main__ import main
 pp, tl = sc_cll.pp, sc_cll.tl
 FAST = {"max_epochs": 1, "batch_size": 32, "accelerator": "cpu", "enable_progress_bar": False}
 NETWORK = {"n_hidden": 8, "n_heads": 2, "gene_embedding": "learned"}
+# symbols, and ids of other genes
+MIXED = ["ITGA4", "CD19", "CD5", "ENSG00000156738", "ENSG00000132646", "ENSG00000122545"]
 
 
 def _cells() -> AnnData:
@@ -336,6 +338,12 @@ ROWS: dict[str, tuple[Callable, Callable, type[Exception], str]] = {
         pp.label_cd49d,
         (KeyError, ValueError),
         "protein",
+    ),
+    "symbols and Ensembl ids": (
+        lambda a: setattr(a, "var_names", [*MIXED, *a.var_names[len(MIXED) :]]),
+        lambda a: pp.align_genes(a, MIXED[:3]),
+        ValueError,
+        r"adata.var_names mixes symbols \(10%: 'ITGA4'.*Ensembl ids \(10%: 'ENSG0.*gene_key=",
     ),
     "too few genes": (
         nothing,
@@ -1169,12 +1177,12 @@ OUTCOME_ROWS: dict[str, tuple[Callable, Callable, type[Exception], str]] = {
     ),
     "genes of other names": (
         nothing,
-        asked_with(["ENSG00000115232", "ENSG00000132646"]),
+        asked_with(["ENSG00000990001", "ENSG00000990002"]),
         ValueError,
         (
             r"0 of the 2 genes of the signature, "
             r".*Missing: "
-            r"'ENSG00000115232'.*\(symbols "
+            r"'ENSG00000990001'.*\(symbols "
             r"or "
             r"Ensembl\)"
         ),
@@ -1281,6 +1289,7 @@ MEND: dict[str, str] = {
     **dict.fromkeys(("negative count", "NaN", "infinite", "half a count"), KEEP_GOOD),
     "empty cell": "sc.pp.filter_cells(adata, min_counts=1)",
     "duplicated genes": "adata.var_names_make_unique()",
+    "symbols and Ensembl ids": "adata = adata[:, ~adata.var_names.str.startswith('ENSG')].copy()",
     "duplicated cells": "adata.obs_names_make_unique()",
     "missing protein matrix": "adata.obsm['protein'] = protein",
     **dict.fromkeys(("one class", "no labels", "a signature of one class"), LABEL),

@@ -15,6 +15,7 @@ from scipy import sparse, stats
 from sklearn.metrics import roc_auc_score
 
 import scbert_cll as sb
+from scbert_cll._gene_names.table import shipped
 from tests._make import unchanged
 
 AUCELL = pytest.param("aucell", marks=pytest.mark.slow)  # decoupler compiles it
@@ -336,3 +337,54 @@ def test_a_hallmark_set_tells_cells_apart(shared_file, method) -> None:
     ):
         sb.tl.score_signature(adata, genes, method=method)
     assert roc_auc_score(adata.obs["cell_type"] == "nk", adata.obs["signature_score"]) > 0.95
+
+
+# -- genes by any name
+# ---------------------------------------------------------------------------------------------
+
+
+def named(adata: AnnData) -> tuple[AnnData, AnnData, dict[str, str]]:
+    """The cells under symbols, and under ids with versions; and the symbol of each gene."""
+    ids = {s: i for i, s in shipped().approved.items() if i.startswith("ENSG") and s != "ITGA4"}
+    pairs = [("ITGA4", "ENSG00000115232"), *list(ids.items())[: adata.n_vars - 1]]
+    symbols = dict(zip(adata.var_names, (symbol for symbol, _ in pairs), strict=True))
+    by_symbol, by_id = adata.copy(), adata.copy()
+    by_symbol.var_names = list(symbols.values())
+    by_id.var_names = [f"{one}.3" for _, one in pairs]
+    return by_symbol, by_id, symbols
+
+
+@pytest.mark.parametrize("method", METHODS[:3])
+def test_a_signature_of_symbols_scores_cells_under_ids(found, method) -> None:
+    seen, unseen = found
+    by_symbol, by_id, symbols = named(unseen)
+    weight = weights_of(seen).rename(index=symbols)
+    expected = score(by_symbol, weight, method=method)
+    np.testing.assert_allclose(score(by_id, weight, method=method), expected)
+    # and the other way round, where ITGA4 has a former name and a genome before it
+    ids = dict(zip(by_symbol.var_names, by_id.var_names, strict=True))
+    by_symbol.var_names = ["GRCh38_CD49D", *(f"GRCh38_{name}" for name in by_symbol.var_names[1:])]
+    weight = weight.rename(index=ids)
+    np.testing.assert_allclose(score(by_symbol, weight, method=method), expected)
+
+
+def test_the_record_says_what_a_gene_is_called_there(found) -> None:
+    _, by_id, symbols = named(found[1])
+    second = list(symbols.values())[1]
+    with pytest.warns(UserWarning, match=r"1 of the 3 genes .* not in adata.*'GONE'"):
+        sb.tl.score_signature(by_id, {"CD49D": 1.0, second: 2.0, "GONE": 0.5})
+    record = by_id.uns["signature_score"]
+    assert record["genes"]["gene"].tolist() == ["CD49D", second, "GONE"]
+    assert record["genes"]["found"].tolist() == [True, True, False]
+    assert record["genes"]["name"].tolist() == ["ENSG00000115232.3", by_id.var_names[1], ""]
+
+
+def test_an_exact_name_goes_before_any_other(found) -> None:
+    """A gene that the cells hold under the signature's name is that one; its alias is another."""
+    unseen = found[1].copy()
+    unseen.var_names = ["ITGA4", "CD49D", *unseen.var_names[2:]]
+    expected = score(unseen, ["CD49D", *unseen.var_names[5:9]])
+    unseen.var_names = ["ITGA4", "X", *unseen.var_names[2:]]
+    np.testing.assert_allclose(score(unseen, ["X", *unseen.var_names[5:9]]), expected)
+    with pytest.warns(UserWarning, match="'CD49D'"):  # ITGA4 and its alias cannot both be it
+        assert score(unseen, ["ITGA4", "CD49D", *unseen.var_names[5:9]]).any()

@@ -15,7 +15,7 @@ from scbert_cll._cli.reading import ENDINGS, Cells, Reading, choose, is_cells, l
 from scbert_cll._cli.words import flag
 from scbert_cll._disk.formats import FigureError
 from scbert_cll._disk.in_place import replace, settle
-from scbert_cll._gene_names.species import gene_in_data
+from scbert_cll._gene_names.resolver import gene_in_data
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,7 +13,7 @@ from typing import Final, Literal
 import numpy as np
 import pandas as pd
 
-from scbert_cll._gene_names import table
+from scbert_cll._gene_names import species, table
 from scbert_cll._gene_names.dates import look_like_dates
 
 type How = Literal[
@@ -25,14 +25,6 @@ RENAMED: Final = ("genome", "ensembl", "alias", "suffix")
 ENSEMBL: Final = re.compile(r"(ENS[A-Z]*G\d{6,})(?:\.\d+)?(_PAR_Y)?")
 # of a symbol that several genes have, in files of CELLxGENE: MATR3_ENSG00000015479
 _WITH_ID: Final = re.compile(r".+_(ENS[A-Z]*G\d{6,})")
-# What Cell Ranger, Seurat and others put before names where there is more than one genome:
-# GRCh38_ITGA4, mm10___Itga4, hg38-ITGA4.
-_GENOME: Final = re.compile(
-    r"^(?:(?P<human>GRCh3[78]|hg1[89]|hg38|b37|T2T|CHM13(?:v2)?)|"
-    r"(?P<mouse>GRCm3[89]|mm9|mm10|mm39))"
-    r"(?:[-_]20\d\d[-_][A-Z])?[-_.]+(?P<gene>.+)$",
-    re.I,
-)
 _SUFFIX: Final = re.compile(r"^(.+)([-.])(\d+)$")
 
 
@@ -76,10 +68,20 @@ def places_of(genes: Iterable[str], names: pd.Index) -> np.ndarray:
     return places
 
 
-def name_in(gene: str, names: pd.Index) -> str:
-    """What a data set calls a gene; its own name where it is not there."""
-    place = int(places_of([gene], names)[0])
-    return str(names[place]) if place >= 0 else gene
+def in_data(genes: Iterable[str], names: pd.Index) -> list[str]:
+    """What a data set calls genes of man, of the mouse, too; the given name where it has none."""
+    wanted = list(genes)
+    called = dict(zip(wanted, species.in_data(wanted, names), strict=True))
+    there = set(names)
+    absent = [gene for gene, name in called.items() if name not in there]
+    places = places_of(absent, names)
+    called |= {gene: str(names[at]) for gene, at in zip(absent, places, strict=True) if at >= 0}
+    return [called[gene] for gene in wanted]
+
+
+def gene_in_data(gene: str, names: pd.Index) -> str:
+    """The same of one gene."""
+    return in_data([gene], names)[0]
 
 
 def are_ensembl(names: Iterable[object]) -> np.ndarray:
@@ -96,7 +98,7 @@ def without_version(name: str) -> str:
 def _without_genome(query: pd.Index, vocabulary: pd.Index) -> pd.Index:
     """Names without the genome before them; empty for genes of another species."""
     names = pd.Series(list(query), dtype=object)
-    found = names.str.extract(_GENOME)
+    found = names.str.extract(species.GENOME)
     gene = found["gene"]
     human, mouse = (gene.where(found[of].notna()) for of in ("human", "mouse"))
     is_mouse_id = mouse.str.startswith("ENSMUSG", na=False)

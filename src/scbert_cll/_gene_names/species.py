@@ -64,8 +64,3 @@ def in_data(genes: Iterable[str], names: Iterable[object]) -> list[str]:
         by_name |= dict(zip(single, single.index, strict=True))
     whole = set(plain.index)
     return [gene if gene in whole else by_name.get(gene, gene) for gene in genes]
-
-
-def gene_in_data(gene: str, names: Iterable[object]) -> str:
-    """The same of one gene."""
-    return in_data([gene], names)[0]

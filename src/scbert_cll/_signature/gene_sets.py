@@ -10,15 +10,26 @@ import pandas as pd
 
 from scbert_cll._checks.files import read_text
 from scbert_cll._checks.words import listed
+from scbert_cll._gene_names.resolver import in_data
 
 type GeneSets = Mapping[str, Iterable[str]] | str | PathLike[str] | pd.DataFrame
 
 
-def read(source: GeneSets) -> dict[str, list[str]]:
+def read(source: GeneSets, names: pd.Index | None = None) -> dict[str, list[str]]:
     """Read sets by name from a mapping, a GMT file, or a table of decoupler's (`source`, `target`).
 
-    A gene that is in a set twice counts once; order stays.
+    A gene that is in a set twice counts once; order stays. With the `names` of a data set, genes
+    are called what they are called there; those that it lacks keep their names.
     """
+    sets = _read(source)
+    if names is None:
+        return sets
+    absent = sorted({gene for genes in sets.values() for gene in genes} - set(names))
+    called = dict(zip(absent, in_data(absent, names), strict=True))
+    return {name: list(dict.fromkeys(called.get(g, g) for g in sets[name])) for name in sets}
+
+
+def _read(source: GeneSets) -> dict[str, list[str]]:
     if isinstance(source, PathLike | str):
         return read_gmt(Path(fspath(source)))
     if isinstance(source, pd.DataFrame):

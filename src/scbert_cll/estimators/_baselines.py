@@ -22,7 +22,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from scbert_cll import _checks
 from scbert_cll._counts import log_normalised
-from scbert_cll._gene_names import species
+from scbert_cll._gene_names import resolver
 from scbert_cll.estimators import _base
 from scbert_cll.estimators._base import CellEstimator, Donors, Examples, MatrixEstimator
 from scbert_cll.estimators._inner import EarlyStopped, GridSearched, balanced_logistic
@@ -130,7 +130,7 @@ class GeneOnly(MatrixEstimator):
     rng: int = 0
 
     def _prepare(self, adata: AnnData, labelled: Examples) -> None:
-        self.gene_ = species.gene_in_data(self.gene, adata.var_names)
+        self.gene_ = resolver.gene_in_data(self.gene, adata.var_names)
         self.has_gene_ = self.gene_ in adata.var_names
         if not self.has_gene_:
             what = "so gene_only knows nothing but the share of each class"

@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 
 from scbert_cll import _checks, _keys
 from scbert_cll._checks.words import choice, key_in, listed
-from scbert_cll._gene_names import species
+from scbert_cll._gene_names import resolver
 from scbert_cll._protein import cite_seq
 from scbert_cll.pl import _style
 
@@ -117,7 +117,7 @@ def cd49d(
     names = _levels(levels, donor_key)
     protein = cite_seq.find(data, protein_key, rna_key)
     rna, column = protein.rna, cite_seq.lookup(protein, marker)
-    gene = species.gene_in_data(gene, rna.var_names)
+    gene = resolver.gene_in_data(gene, rna.var_names)
     key_in(gene, dict.fromkeys(rna.var_names), "adata.var_names")
     counts = _checks.counts.counts(rna, layer)
     drawn = cite_seq.mask(data, rna, cells)

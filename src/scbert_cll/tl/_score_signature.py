@@ -14,6 +14,7 @@ from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll._checks.counts import are_whole, noted_counts, slot, stored
 from scbert_cll._checks.words import choice, listed
 from scbert_cll._counts import log_normalised
+from scbert_cll._gene_names.resolver import places_of
 from scbert_cll._signature import decoupler
 from scbert_cll._signature.decoupler import Matrix
 from scbert_cll._signature.record import selected_genes
@@ -78,7 +79,8 @@ def score_signature(
     ``adata.obs['signature_score']`` : float64
         The score.
     ``adata.uns['signature_score']`` : dict
-        ``genes``, DataFrame: ``gene``, ``weight``, ``found`` (it is in `adata`); ``n_genes``,
+        ``genes``, DataFrame: ``gene``, ``weight``, ``found`` (it is in `adata`), ``name`` (what
+        `adata` calls it, by the rules of :meth:`scbert_cll.vocab.GeneVocab.resolve`); ``n_genes``,
         ``n_missing``, ``weight_found`` (share); ``params``.
 
     Raises
@@ -120,10 +122,12 @@ def score_signature(
     if _keys.IN_QUERY in adata.var:
         measured = np.asarray(adata.var[_keys.IN_QUERY], dtype=bool)
     names = adata.var_names[measured]
-    present = weight.index.isin(names)
+    places = places_of(weight.index, names)
+    present = places >= 0
     check_matched(weight, present, "adata", min_matched=min_matched)
     values, note = (_log_counts if normalize else _log_values)(adata, layer)
-    values, used = values[:, np.flatnonzero(measured)], weight[present]
+    values = values[:, np.flatnonzero(measured)]
+    used = weight[present].set_axis(names[places[present]])
     if method in ("ulm", "zscore"):
         _check_flat(values, used, adata, method)
     scores = decoupler.scores(values, names, {"signature": used}, method)[:, 0]
@@ -136,7 +140,8 @@ def score_signature(
             stacklevel=2,
         )
     genes = weight.rename_axis("gene").reset_index(name="weight")
-    record = {"genes": genes.assign(found=present), "n_genes": len(weight)}
+    called = np.where(present, names[places], "")
+    record = {"genes": genes.assign(found=present, name=called), "n_genes": len(weight)}
     record |= {"n_missing": len(missing), "weight_found": weight_found}
     record["params"] = params | note
     _record.write(target, obs={key_added: scores}, uns={key_added: record})

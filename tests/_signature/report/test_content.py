@@ -114,6 +114,17 @@ def test_all_forms_of_sets_are_the_same(gmt, tmp_path) -> None:
         assert gene_sets.read(source) == expected
 
 
+def test_sets_take_the_names_of_the_data() -> None:
+    sets = {"A": ["CD49D", "CD19", "ITGA4", "GONE"], "B": ["SEPTIN7", "CD5"]}
+    names = pd.Index(["ENSG00000115232.2", "CD19", "SEPT7", "CD5"])
+    expected = {"A": ["ENSG00000115232.2", "CD19", "GONE"], "B": ["SEPT7", "CD5"]}
+    assert gene_sets.read({"A": ["ITGA4", "CD19", "GONE"], "B": sets["B"]}, names) == expected
+    # names of one gene: neither is taken
+    assert gene_sets.read(sets, names)["A"] == ["CD49D", "CD19", "ITGA4", "GONE"]
+    # what the data call so stays
+    assert gene_sets.read(sets, pd.Index(["ITGA4", "CD49D"])) == sets
+
+
 def test_genes_that_can_be_read_only_once_are_all_there() -> None:
     assert gene_sets.read({"A": (gene for gene in ["G1", "G2"])}) == {"A": ["G1", "G2"]}
     with pytest.raises(ValueError, match="sets without a gene: 'B'; remove them"):

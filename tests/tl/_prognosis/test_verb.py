@@ -14,6 +14,8 @@ from anndata import AnnData
 from scipy import stats
 
 import scbert_cll as sc_cll
+from scbert_cll import _keys
+from scbert_cll._gene_names.table import shipped
 from scbert_cll._survival.models import fit
 from scbert_cll._survival.outcome import Outcome
 from scbert_cll.tl._prognosis.bulk import Bulk, unit
@@ -720,7 +722,7 @@ def test_genes_of_other_names_are_refused(patients: AnnData) -> None:
     with pytest.raises(
         ValueError, match=r"0 of the 2 genes of the signature, with 0% of its weight"
     ):
-        sc_cll.tl.prognosis(patients.copy(), ["ENSG00000115232", "ENSG00000132646"], **QUICK)
+        sc_cll.tl.prognosis(patients.copy(), ["ENSG00000990001", "ENSG00000990002"], **QUICK)
 
 
 def test_a_covariate_that_knows_the_outcome_is_refused(patients: AnnData) -> None:
@@ -842,3 +844,24 @@ def test_the_proteome_is_underpowered(shared_file: Callable[[str], Path]) -> Non
     assert report.power["underpowered"]
     assert "Underpowered" in str(report)
     assert report.null_tests["empirical_p"].iloc[0] > 0.05
+
+
+# -- genes by any name
+# --------------------------------------------------------------------------------------------------
+
+
+def test_samples_under_ids_get_the_same_answer() -> None:
+    adata = _make.cohort(150, 300, rng=3)
+    weight = adata.uns["truth"]["signature"]
+    there = list(dict.fromkeys(["ITGA4", *_keys.PROLIFERATION]))
+    approved = shipped().approved
+    ids = {approved[i]: i for i in approved if i.startswith("ENSG") and approved[i] in there}
+    assert len(ids) == len(there)
+    by_id = adata.copy()
+    by_id.var_names = [ids.get(name, name) for name in adata.var_names]
+    assert (by_id.var_names != adata.var_names).sum() > 2
+    expected = sc_cll.tl.prognosis(adata, weight, **QUICK)
+    found = sc_cll.tl.prognosis(by_id, weight, **QUICK)
+    np.testing.assert_allclose(by_id.obs["prognosis_score"], adata.obs["prognosis_score"])
+    pd.testing.assert_frame_equal(found.cox, expected.cox)
+    assert set(found.models["model"]) == set(expected.models["model"])

@@ -288,3 +288,12 @@ def test_many_genes_that_go_up_do_not_push_the_others_down() -> None:
         signature, truth = found(adata), adata.var["truth"]
         assert (truth[signature.index] == 0).sum() <= 1
         assert (truth[signature.index] != 0).sum() == 24
+
+
+def test_the_markers_gene_is_known_by_any_name() -> None:
+    adata = sb.datasets.planted_donors(n_cells=60, n_genes=100)
+    for name in ("CD49D", "ENSG00000115232.14", "ITGA4"):
+        adata.var_names = [name, *adata.var_names[1:]]
+        sb.tl.signature(adata, groupby="label", min_detected=0)
+        genes = adata.uns["signature"]["genes"].set_index("gene")
+        assert genes.index[genes["family"] == "marker"].tolist() == [name]

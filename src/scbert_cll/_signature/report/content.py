@@ -11,7 +11,8 @@ import pandas as pd
 from scipy import stats
 
 from scbert_cll._checks.words import listed
-from scbert_cll._gene_names.species import in_data, species_of
+from scbert_cll._gene_names.resolver import in_data
+from scbert_cll._gene_names.species import species_of
 from scbert_cll._signature.families import family
 from scbert_cll._signature.procedure import selected_names
 from scbert_cll._signature.report import criteria

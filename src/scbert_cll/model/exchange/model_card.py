@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from scbert_cll._evaluation.bootstrap import NONE
-from scbert_cll._gene_names.species import gene_in_data
+from scbert_cll._gene_names.resolver import gene_in_data
 from scbert_cll._optional import optional
 from scbert_cll._version import __version__
 from scbert_cll.model import _scvi

@@ -16,7 +16,7 @@ from scbert_cll._checks.words import choice, key_in, number_in
 from scbert_cll._evaluation import folds, intervals
 from scbert_cll._evaluation import metrics as _metrics
 from scbert_cll._evaluation.store import FoldStore
-from scbert_cll._gene_names import species
+from scbert_cll._gene_names import resolver
 from scbert_cll._version import __version__
 from scbert_cll.estimators import as_estimator, available
 from scbert_cll.tl._cross_validate.task import PROTEIN, Model, Task, predict
@@ -154,7 +154,7 @@ def cross_validate(
         choice(name, _metrics.METRICS, "metrics")
     number_in(positive_from, "positive_from", 0, 100)
     number_in(rng, "rng", 0, np.inf, whole=True)
-    gene = params["gene"] = species.gene_in_data(gene, task.cells.var_names)
+    gene = params["gene"] = resolver.gene_in_data(gene, task.cells.var_names)
     chosen = _models(models, gene)
     parts = task.folds(scheme, n_splits, n_repeats, rng)
     target = _checks.adata.target(adata, copy=copy)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +11,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll._checks.counts import slot, stored
+from scbert_cll._gene_names import resolver
 from scbert_cll._signature import decoupler
 from scbert_cll._signature.matched import Matcher
 
@@ -74,6 +75,11 @@ class Bulk:
         """Genes (positions) that differ between samples."""
         return np.flatnonzero((self.standardized != 0).any(axis=0))
 
+    def places_of(self, genes: Iterable[str]) -> np.ndarray:
+        """Place of each gene, by any of its names, that differs between samples; else −1."""
+        places = resolver.places_of(genes, self.names)
+        return np.where(np.isin(places, self.usable), places, -1)
+
     def measured(self, weight: pd.Series) -> np.ndarray:
         """Share of the weight, by sample, that lies on measured genes."""
         measured = np.isfinite(self.values[:, self.names.get_indexer(weight.index)])
@@ -96,12 +102,11 @@ class Bulk:
 
     def meta_gene(self, genes: Sequence[str]) -> tuple[np.ndarray | None, int]:
         """Mean of these genes in standard deviations, from at least two, and how many there are."""
-        usable = self.names[self.usable]
-        present = [gene for gene in dict.fromkeys(genes) if gene in usable]
-        if len(present) < 2:
-            return None, len(present)
-        z = self.standardized[:, self.names.get_indexer(pd.Index(present))]
-        return unit(z.mean(axis=1)), len(present)
+        places = self.places_of(dict.fromkeys(genes))
+        places = places[places >= 0]
+        if len(places) < 2:
+            return None, len(places)
+        return unit(self.standardized[:, places].mean(axis=1)), len(places)
 
     def random_sets(
         self, genes: np.ndarray, n_sets: int, rng: np.random.Generator

@@ -93,11 +93,12 @@ class Score:
         _checks.adata.anndata(adata)
         weight, what = weights.weights(signature), "there is nothing to score"
         weights.check_not_empty(len(weight), "no gene was handed over", what)
-        present = weight.index.isin(bulk.names[bulk.usable])
+        places = bulk.places_of(weight.index)
+        present = places >= 0
         where = "adata (and differ between its samples)"
         weights.check_matched(weight, present, where, min_matched=options.min_matched)
-        used = weight[present].astype(np.float64)
-        places, method = bulk.names.get_indexer(used.index), options.method
+        places, method = places[present], options.method
+        used = weight[present].astype(np.float64).set_axis(bulk.names[places])
         incomplete = adata.obs_names[~np.isfinite(bulk.values).all(axis=1)]
         if method != WEIGHTED and len(incomplete):
             raise ValueError(

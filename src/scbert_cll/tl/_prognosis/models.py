@@ -128,10 +128,11 @@ def _single_gene(cohort: Cohort) -> tuple[pd.Series[float] | None, list[str]]:
     gene, included = options.gene, cohort.attrition.included
     if gene is None or bulk is None:
         return None, []
-    if gene not in bulk.names[bulk.usable]:
+    (place,) = bulk.places_of([gene])
+    if place < 0:
         why = f"{gene} is missing, or does not differ between samples: no comparison with it alone."
         return None, [why]
-    measured = np.where(included, bulk.values[:, bulk.names.get_loc(gene)], np.nan)
+    measured = np.where(included, bulk.values[:, place], np.nan)
     values = pd.Series(measured, cohort.score.values.index, name=gene)
     if abs(values.corr(cohort.score.values)) > _SAME:
         return None, [f"The score is {gene} itself: no comparison of the two."]

@@ -13,7 +13,7 @@ from pandas.api import types
 
 from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll._checks.words import choice, column_names, is_model, listed, number_in, share
-from scbert_cll._gene_names import species
+from scbert_cll._gene_names import resolver
 from scbert_cll._renamed import renamed_arguments
 from scbert_cll._signature import covariates as covariates_of
 from scbert_cll._signature import data as signature_data
@@ -200,7 +200,7 @@ def signature(
     _checks.genes.known_genes(exclude_genes, adata)
     target = _checks.adata.target(adata, copy=copy)
     if gene is not None:
-        gene = params["gene"] = species.gene_in_data(gene, adata.var_names)
+        gene = params["gene"] = resolver.gene_in_data(gene, adata.var_names)
     params |= {"classes": classes, "exclude_genes": list(exclude_genes), "covariates": keys}
     source = signature_data.read(adata, params, layer)
     source.data.check()

@@ -205,7 +205,7 @@ def signature_report(
     number_in(n_refits, "n_refits", 0, np.inf, whole=True)
     if model is not None:
         is_model(model, ("ScBERTClassifier",))
-    sets = None if gene_sets is None else sets_of.read(gene_sets)
+    sets = None if gene_sets is None else sets_of.read(gene_sets, adata.var_names)
     record = signature_record.read(adata, key)
     genes, reason = record["genes"], str(record["reason"])
     found_with = record["params"]
