@@ -609,6 +609,21 @@ def whole_signature() -> str:
     )
 
 
+def small_p() -> str:
+    rows = of_json("signature_designs.json")["rows"]
+    null = [r["small_p"] for r in rows if not r["effect"] and not r["clones"]]
+    return f"which is {min(null):.1f} to {max(null):.1f} where no gene has an effect"
+
+
+def verdicts() -> str:
+    found = of_json("signature_designs.json")
+    said = {True: 0, False: 0}
+    for of_sets in found["rows"]:
+        said[of_sets["clones"] > 0] += round(of_sets["disagree"] * found["n_sets"])
+    n = len(found["rows"]) // 2 * found["n_sets"]
+    return f"in {said[True]} of {n} data sets, and without such genes in {said[False]} of {n}."
+
+
 # -- sentences
 # --------------------------------------------------------------------------------------------------
 
@@ -621,6 +636,8 @@ CLAIMS: dict[str, dict[str, Callable[[], str]]] = {
             f"(`benchmarks/results/signature_network.json`); their AUROC within held-out "
             f"donors was {within_donors()} on average"
         ),
+        "designs": small_p,
+        "verdicts": verdicts,
         "twenty": lambda: f"and is on {data_sets('signature.json')} data sets)",
         "veto": veto,
         "most false": lambda: (
@@ -919,6 +936,13 @@ NOT_MEASURED: dict[str, dict[str, str]] = {
         "signs right in 99 %; genes that are there twice found twice in 95 "
         "%": "targets, set before the measurement",
         "where 0.05 is asked for on average": "the level again",
+        "is more than ten times as large with it": "a threshold of covariates",
+        "A gene with *p* < 0.05 is not selected": "a threshold of both parts",
+        "(5 %, and three standard deviations that grow with the genes' correlation, at least 3 % "
+        "more)": "the threshold of the verdict",
+        "that of samples is 0.2": "what was simulated",
+        "has *p* < 0.001, in times": "a level of the table",
+        "Where 15 % of the genes differ": "what was simulated",
     },
     PERFORMANCE: {
         "hides 15 % of the expressed genes": "the share of pretraining",

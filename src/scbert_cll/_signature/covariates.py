@@ -208,7 +208,11 @@ def _check_single_donors(
 
 
 def cross_table(rows: pd.Series | np.ndarray, column: pd.Series) -> str:
-    """How often levels occur together, or the range of numbers, in words."""
+    """How often levels occur together, the range of numbers, or their correlation, in words."""
+    if isinstance(rows, pd.Series) and types.is_numeric_dtype(rows):
+        if not types.is_numeric_dtype(column):
+            return cross_table(column, rows)
+        return f"correlation {rows.corr(column):.3g}"
     groups = column.groupby(np.asarray(rows).astype(str))
     if types.is_numeric_dtype(column):
         return "; ".join(f"{name}: {part.min():.4g} to {part.max():.4g}" for name, part in groups)

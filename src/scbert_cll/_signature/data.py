@@ -17,6 +17,7 @@ from scbert_cll._checks import adata as checks
 from scbert_cll._checks import people
 from scbert_cll._checks.counts import noted_counts
 from scbert_cll._signature import covariates as covariates_of
+from scbert_cll._signature.both import MixedDesign
 from scbert_cll._signature.design import Design, size_factors
 
 N_FOLDS = 4
@@ -87,13 +88,27 @@ class PseudobulkData:
         """Samples to compare, donors × classes, true/false.
 
         Within donors all classes, of donors with enough cells of each. Between donors the class
-        that most of a donor's cells are of, if these are enough.
+        that most of a donor's cells are of, if these are enough. Or both: all classes, else that
+        one.
         """
         enough = self.n_cells >= self.limits.min_cells
+        complete = enough.all(axis=1)
         if self.limits.within:
-            return enough[enough.all(axis=1)]
+            return enough[complete]
         most = self.n_cells.eq(self.n_cells.max(axis=1), axis=0) & enough
-        return most[most.sum(axis=1) == 1]
+        if self.limits.design == "between":
+            return most[most.sum(axis=1) == 1]
+        return most.where(~complete, True)[complete | (most.sum(axis=1) == 1)]
+
+    @property
+    def n_complete(self) -> int:
+        """Number of compared donors with all classes."""
+        return int(self.sampled.all(axis=1).sum())
+
+    @property
+    def inside(self) -> PseudobulkData:
+        """The same cells, compared within donors only."""
+        return replace(self, limits=replace(self.limits, design="within"))
 
     @property
     def complete_donors(self) -> list[str]:
@@ -138,18 +153,22 @@ class PseudobulkData:
         cells = np.isin(self.donors, self.complete_donors)
         values, donors = self.covariates[cells], self.donors[cells]
         covariates_of.check_values(values, donors, " that are compared")
-        classes = np.array(self.classes)[self.codes[cells]]
-        design = self.design
-        if not self.limits.within:
-            values = values.groupby(donors, observed=True).first().loc[design.donors]
-            classes = np.array(self.classes)[design.code]
         names = covariates_of.encoded(values).columns.get_level_values(0)
-        covariates_of.check_model(design, names, values, classes)
+        design, of_cells = self.design, np.array(self.classes)[self.codes[cells]]
+        if not design.within:
+            by_donor = values.groupby(donors, observed=True).first().loc[design.donors]
+            of_donors = self.sampled.apply(lambda row: " and ".join(row.index[row]), axis=1)
+            covariates_of.check_model(design, names, by_donor, of_donors.to_numpy())
+        inside = design.inside if isinstance(design, MixedDesign) else design
+        if inside.within and np.any(inside.columns):
+            covariates_of.check_model(inside, names, values, of_cells)
 
     @cached_property
     def design(self) -> Design:
         """Scaled sums per donor and class that are compared, of the tested genes."""
-        sampled, within = self.sampled, self.limits.within
+        sampled = self.sampled
+        # donors with both classes only are compared within them
+        within = bool(sampled.to_numpy().all())
         row, code = sampled.to_numpy().nonzero()
         samples = np.full((len(sampled) + 1, sampled.shape[1]), -1)
         samples[row, code] = np.arange(len(row))  # the last row stays: of other donors
@@ -162,7 +181,8 @@ class PseudobulkData:
         sums = total, donor, code, n_cells, size_factors(total)
         columns = covariates_of.encoded(self.covariates).to_numpy()
         means = (members @ columns) / n_cells[:, None]
-        design = Design(*sums, self.classes, within, means)
+        kind = MixedDesign if self.limits.design == "both" and not within else Design
+        design = kind(*sums, self.classes, within, means)
         return design.scaled_by_unchanged_genes(self.limits.alpha)
 
     @cached_property

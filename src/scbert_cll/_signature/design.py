@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from scbert_cll._signature.moderated import Fit, Moderated
 
 _PRIOR_COUNT = 2.0  # added before the logarithm
 _ROUNDS = 3
+_ROUNDING = 1e-9  # share of the largest value
 _LEAST_SHARE = 0.5  # of the genes that must be left to scale by
 
 
@@ -65,7 +67,9 @@ class Design:
     def columns(self) -> np.ndarray:
         """Columns of the model beside its constant: of donors within them, of samples between."""
         if self.within:
-            return self._contrast(self.covariates)
+            change = self._contrast(self.covariates)
+            rounded = np.abs(change) < _ROUNDING * np.abs(self.covariates).max(initial=0.0)
+            return np.where(rounded, 0.0, change)  # of what is the same in all cells of a donor
         return np.column_stack([self.last, self.covariates])
 
     @cached_property
@@ -99,19 +103,22 @@ class Design:
         """Moderated t of every gene."""
         return self.fit.test(self.abundance)
 
-    def without(self, donor: str) -> Design:
-        """The same design of the other donors, scaled as it is."""
+    def taken(self, samples: np.ndarray) -> Self:
+        """The same design of some samples (true/false), scaled as it is."""
         names = "total", "donor", "code", "n_cells", "size_factor", "covariates"
-        others = {name: getattr(self, name)[self.donor != donor] for name in names}
-        return replace(self, **others)
+        return replace(self, **{name: getattr(self, name)[samples] for name in names})
 
-    def scaled_by_unchanged_genes(self, alpha: float) -> Design:
+    def without(self, donor: str) -> Self:
+        """The same design of the other donors, scaled as it is."""
+        return self.taken(self.donor != donor)
+
+    def scaled_by_unchanged_genes(self, alpha: float) -> Self:
         """Size factors without the genes that change, found in rounds of testing and scaling.
 
         Where many genes go up, medians over all genes let the others seem to go down (Sun et al.
         2013, doi:10.1186/1471-2105-14-219).
         """
-        design: Design = self
+        design = self
         for _ in range(_ROUNDS):
             unchanged = stats.false_discovery_control(design.test().p) >= alpha
             if unchanged.all() or unchanged.mean() < _LEAST_SHARE:

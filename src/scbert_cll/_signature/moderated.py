@@ -18,7 +18,7 @@ class Moderated(NamedTuple):
     error: np.ndarray
     t: np.ndarray
     p: np.ndarray
-    df: float
+    df: float | np.ndarray  # of all genes, or of each
     df_prior: float
 
 

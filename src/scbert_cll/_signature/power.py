@@ -11,6 +11,17 @@ from scipy import stats
 from scbert_cll._signature.data import PseudobulkData
 from scbert_cll._signature.moderated import Moderated
 
+_ALONE = "nothing but the class and covariates=[...] tells donors apart"
+# design, donors with both classes that it needs, what it does, and what it assumes
+_OTHERS = (
+    (
+        "both",
+        2,
+        "join {k} donors with both classes and {n} compared with each other",
+        f"the difference is the same within and between donors and {_ALONE}",
+    ),
+    ("between", 0, "compare {n} donors with each other", _ALONE),
+)
 _POWER = 0.8
 _CHANGED = 0.01  # share of the genes
 
@@ -22,19 +33,23 @@ def detectable(test: Moderated, alpha: float) -> float:
     genes are found.
     """
     asked = stats.t.isf(alpha * _CHANGED / 2, test.df) + stats.t.ppf(_POWER, test.df)
-    return float(asked * np.median(test.error))
+    return float(np.median(asked * test.error))
 
 
 def other_design(data: PseudobulkData) -> str:
     """The design that these donors allow, what it assumes and what it can find; or nothing."""
-    limits = replace(data.limits, design="between")
-    other = replace(data, limits=limits, covariates=pd.DataFrame(index=data.covariates.index))
-    enough = len(data.classes) == 2 and other.sampled.sum().min() >= limits.min_donors
-    if not enough or not len(data.counts.tested.genes):
+    limits, none = data.limits, pd.DataFrame(index=data.covariates.index)
+    if len(data.classes) != 2 or not len(data.counts.tested.genes):
         return ""
-    change = detectable(other.design.test(), limits.alpha)
-    return (
-        f". design='between' would compare {len(other.sampled)} donors with each other, if nothing "
-        "but the class and covariates=[...] tells them apart, and find a log2 fold change of "
-        f"{change:.2g} (80 % power, in a gene of median error, where 1 % of the genes change)"
-    )
+    for design, least, words, condition in _OTHERS:
+        other = replace(data, limits=replace(limits, design=design), covariates=none)
+        n = len(other.sampled)
+        allowed = design != limits.design and least <= other.n_complete < n
+        if allowed and other.sampled.sum().min() >= limits.min_donors:
+            change = detectable(other.design.test(), limits.alpha)
+            return (
+                f". design={design!r} would {words.format(n=n, k=other.n_complete)}, if {condition}"
+                f", and find a log2 fold change of {change:.2g} (80 % power, in a gene of median "
+                "error, where 1 % of the genes change)"
+            )
+    return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,7 @@ from scipy import stats
 
 from scbert_cll._checks.words import listed
 from scbert_cll._signature import linear_filter
+from scbert_cll._signature.both import LEVEL, MixedDesign
 from scbert_cll._signature.covariates import encoded
 from scbert_cll._signature.data import PseudobulkData
 from scbert_cll._signature.power import other_design
@@ -22,7 +23,7 @@ class Signature(NamedTuple):
 
     genes: pd.DataFrame
     reason: str
-    facts: dict[str, float]
+    facts: dict[str, Any]
 
     @property
     def selected(self) -> list[str]:
@@ -38,7 +39,7 @@ def selected_names(genes: pd.DataFrame) -> list[str]:
 def find(data: PseudobulkData) -> Signature:
     """Pseudobulk, size factors, moderated t, Benjamini and Hochberg, and the linear filter."""
     names, reason = data.counts.tested.genes, ""
-    if (data.sampled.sum() < data.limits.min_donors).any():
+    if not enough_donors(data):
         reason = _too_few_donors(data)
     elif not len(names):
         reason = f"no gene is found in {data.limits.min_detected:.0%} of the cells"
@@ -47,6 +48,12 @@ def find(data: PseudobulkData) -> Signature:
     if reason:
         return Signature(pd.DataFrame(), reason, {"n_donors": 0, "n_tested": 0})
     design, test, alpha = data.design, data.design.test(), data.limits.alpha
+    parts = np.ones(len(names), dtype=bool)
+    beside, facts = dict[str, np.ndarray](), dict[str, Any]()
+    if isinstance(design, MixedDesign):
+        parts, beside, facts = _both_parts(design)
+        if not design.joined.agree:
+            return _within_instead(data, facts)
     coefficient = _coefficients(data)
     gate = linear_filter.threshold(coefficient)
     q = stats.false_discovery_control(test.p)
@@ -56,12 +63,12 @@ def find(data: PseudobulkData) -> Signature:
     for donor in design.donors if len(design.donors) > _FEWEST else []:
         others = design.without(donor).test()
         passes = stats.false_discovery_control(others.p) < alpha
-        n_left_out += (np.sign(others.effect) == sign) & passes & agrees
+        n_left_out += (np.sign(others.effect) == sign) & passes & agrees & parts
     reach = test.error * stats.t.ppf(0.975, test.df)
     columns = {
         "gene": names.astype(str),
         "sign": sign,
-        "selected": (q < alpha) & agrees,
+        "selected": (q < alpha) & agrees & parts,
         "log2_fc": test.effect,
         "error": test.error,
         "low": test.effect - reach,
@@ -76,13 +83,45 @@ def find(data: PseudobulkData) -> Signature:
         "abundance": design.abundance,
         "detected": data.counts.tested.detected,
     }
-    table = pd.DataFrame(columns)
-    facts = {"n_donors": len(design.donors), "n_tested": len(names), "gate": gate}
-    facts |= {"df": float(test.df), "df_prior": float(min(test.df_prior, 1e6))}
+    table = pd.DataFrame(columns | beside)
+    facts |= {"n_donors": len(design.donors), "n_tested": len(names), "gate": gate}
+    facts |= {"df": float(np.median(test.df)), "df_prior": float(min(test.df_prior, 1e6))}
     if not table["selected"].any():
         reason = _none_selected(table, alpha)
     table = table.sort_values(["selected", "q", "p"], ascending=[False, True, True])
     return Signature(table.reset_index(drop=True), reason, facts)
+
+
+def enough_donors(data: PseudobulkData) -> bool:
+    """Whether so many donors have each class; and two have both, where both parts are joined."""
+    few = (data.sampled.sum() < data.limits.min_donors).any()
+    return not few and (data.limits.design != "both" or data.n_complete >= _FEWEST)
+
+
+def _both_parts(design: MixedDesign) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, Any]]:
+    """Genes whose parts do not disagree, columns of both parts, and what is said of all genes."""
+    joined = design.joined
+    beside = {"p_disagree": joined.p_disagree}
+    for name, part in (("within", joined.within), ("between", joined.between)):
+        beside |= {f"log2_fc_{name}": part.effect, f"error_{name}": part.error}
+    n_within = len(design.inside.donors)
+    facts: dict[str, Any] = {"n_donors_within": n_within, "share_disagree": joined.share}
+    words = f"the difference between donors is another than that within them in {joined.share:.1%}"
+    words += f" of the genes (p < {LEVEL:g}), where chance explains {joined.most:.1%}"
+    facts["verdict"] = ("" if joined.agree else "not ") + f"joined: {words}"
+    return joined.p_disagree > LEVEL, beside, facts
+
+
+def _within_instead(data: PseudobulkData, facts: dict[str, Any]) -> Signature:
+    """The signature within donors, where donors of one class tell another story."""
+    facts = {name: facts[name] for name in ("share_disagree", "verdict")}
+    if not enough_donors(data.inside):
+        few = f"{_donors(data.n_complete)} of both classes are too few for a signature within them"
+        reason = f"{facts['verdict']}; {few} ({data.limits.min_donors} are needed)"
+        return Signature(pd.DataFrame(), reason, {"n_donors": 0, "n_tested": 0} | facts)
+    inside = find(data.inside)
+    reason = f"{facts['verdict']}; {inside.reason}" if inside.reason else ""
+    return Signature(inside.genes, reason, inside.facts | facts)
 
 
 def _coefficients(data: PseudobulkData) -> np.ndarray:
@@ -98,6 +137,11 @@ def _coefficients(data: PseudobulkData) -> np.ndarray:
 
 def _too_few_donors(data: PseudobulkData) -> str:
     names, limits = data.complete_donors, data.limits
+    if limits.design == "both" and data.n_complete < _FEWEST:
+        return (
+            f"{_donors(data.n_complete)} of {len(names)} have {limits.min_cells} cells of both "
+            f"classes, and design='both' needs {_FEWEST}{other_design(data)}"
+        )
     if not limits.within:
         each = "; ".join(f"{name}: {n}" for name, n in data.sampled.sum().items())
         return (
@@ -123,7 +167,8 @@ def _too_many_covariates(data: PseudobulkData) -> str:
             f"{_donors(n)} leave {max(df, 0)} degrees of freedom beside the covariates {names}, "
             f"and {least} are needed: {_donors(n + least - df)}, or fewer covariates"
         )
-    if not design.fit.estimable:
+    inside = design.inside if isinstance(design, MixedDesign) else design
+    if not (design.fit.estimable and inside.fit.estimable):
         return f"the covariates {listed(data.covariates.columns)} cannot be told from the class"
     return ""
 

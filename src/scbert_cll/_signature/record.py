@@ -27,6 +27,11 @@ def of(data: PseudobulkData, gene: str | None) -> Record:
     tables = dict.fromkeys(empty, pd.DataFrame())
     if len(genes):
         genes = genes.assign(family=family(pd.Index(genes["gene"]), gene))
+        data = (
+            data
+            if "n_donors_within" in signature.facts or data.limits.design != "both"
+            else data.inside
+        )
         design, tested = data.design, data.counts.tested.genes
         names = (design.table[column].tolist() for column in ("donor", "class"))
         expression = pd.DataFrame(design.log.T, tested, _names.columns_of(*names))

@@ -161,7 +161,13 @@ class Chosen:
     def paired(self) -> bool:
         """Whether classes were compared within donors."""
         params = self.record["params"]
-        return bool(params.get("paired", True)) and params.get("design", "within") == "within"
+        design = params.get("design", "within" if params.get("paired", True) else "between")
+        return bool(design == "within" or (design == "both" and not self.n_within))
+
+    @property
+    def n_within(self) -> int:
+        """Donors with both classes, where both parts are joined; or none."""
+        return int(self.record.get("n_donors_within", 0))
 
     @property
     def adjusted(self) -> str:
@@ -180,6 +186,8 @@ class Chosen:
     def against(self) -> str:
         """Which class against which, and where."""
         where = f", {'within' if self.paired else 'between'} {self.n_donors} donors"
+        if self.n_within:
+            where = f", within {self.n_within} donors and between {self.n_donors}"
         first, last = (_style.shortened(self.classes[i]) for i in (0, -1))
         return f"{last} against {first}{(where + self.adjusted) * bool(self.n_donors)}"
 

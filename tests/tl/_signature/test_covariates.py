@@ -99,6 +99,11 @@ def twice(adata: AnnData) -> None:
     adata.obs["other"] = adata.obs["batch"].map({"first": "x", "second": "y"})
 
 
+def ages(adata: AnnData) -> None:
+    adata.obs["age"] = np.random.default_rng(0).normal(60, 9, 12)[adata.obs["donor"].cat.codes]
+    adata.obs["years"] = 2020 - adata.obs["age"] + 0.01 * (adata.obs["donor"].cat.codes % 2)
+
+
 @pytest.mark.parametrize(
     ("change", "options", "match"),
     [
@@ -110,6 +115,7 @@ def twice(adata: AnnData) -> None:
         (nearly, {}, "Only the donor 'D02' tells the class from the covariates 'batch'"),
         (noisy, {}, r"'batch' can hardly be told .*negative: 0 to 0\.02; positive: 1 to 1\.02"),
         (twice, {"covariates": ["batch", "other"]}, "'batch', 'other' can hardly be told from"),
+        (ages, {"covariates": ["age", "years"]}, r"from each other .*: correlation -1\. Leave"),
         (of_donor(["a"] * 12), {}, r"'batch' is the same in all donors \('a'\)"),
         (of_donor([*"aabbaabbaab", "c"]), {}, r"only one donor has: 'c' \('D12'\)"),
         (

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Design = Literal["within", "between"]
+Design = Literal["within", "between", "both"]
 
 _FORMER: Final[Mapping[str, Mapping[object, object]]] = {
     "paired": {True: "within", False: "between"}
@@ -97,7 +97,11 @@ def signature(
         ``"within"``: compare classes within donors. ``"between"``: compare donors with each other,
         each by the class that most of its cells are of, `min_donors` of each: whatever else tells
         these donors apart (genotype, trisomy, batch, treatment) is then in the signature, too,
-        unless it is among `covariates`.
+        unless it is among `covariates`. ``"both"``: donors with both classes within them, and all
+        donors with each other, in one estimate, which assumes that the difference is the same. It
+        needs two donors with both classes and `min_donors` with each. A gene whose two parts
+        disagree is not selected, and where more genes disagree than chance explains, the signature
+        is that within donors.
     covariates
         `obs` columns to adjust for: numbers, categories, or ordered categories (as many columns as
         categories have). Between donors they have one value per donor. Within donors those that are
@@ -138,9 +142,12 @@ def signature(
         sums; ``differences``, DataFrame of genes × donors, adjusted for covariates; ``samples`` and
         ``donors``, what there was of each; ``reason``, why nothing is selected, or an empty text;
         ``n_donors``, ``n_tested``, ``df`` and ``df_prior`` of the test, ``gate``, the least
-        coefficient; ``auroc_within`` of the network in held-out cells; ``params``, with
-        covariates also ``covariates_cancelled``, and ``donors_missing``, who is without a value of
-        each.
+        coefficient; ``auroc_within`` of the network in held-out cells. With ``design="both"`` also
+        columns ``log2_fc_within``, ``error_within``, ``log2_fc_between``, ``error_between`` and
+        ``p_disagree`` (of Cochran's Q) in ``genes``, ``share_disagree`` (of genes with
+        ``p_disagree`` below 0.05), ``verdict`` over all genes in words, and ``n_donors_within``
+        where the parts were joined. ``params``, with covariates also ``covariates_cancelled``, and
+        ``donors_missing``, who is without a value of each.
 
     Raises
     ------
@@ -149,7 +156,7 @@ def signature(
     %(no_classifier)s
     ValueError
         Fewer than two classes, more than ten numbers as classes, values that are no raw counts, a
-        parameter out of range, more than two classes with ``design="between"``, no held-out cells
+        parameter out of range, more than two classes but within donors, no held-out cells
         for the network, or a `veto` without a network that has learned enough. A covariate that is
         constant, varies within donors that are compared with each other, has a level of one donor
         only or words among numbers, or cannot be told from the class or from another one.
@@ -214,7 +221,7 @@ def signature(
         signature_record.join_network(record, columns, veto=veto)
     if len(record["genes"]):
         record["arms"] = signature_record.variants(record["genes"], alpha, veto=veto)
-    if design == "between":
+    if design != "within":
         warnings.warn(_confounded(adata, source, params), stacklevel=3)
     params |= source.note | _checks.people.left_out(source.donors)
     _record.write(target, uns={key_added: record | {"params": params}})
@@ -234,22 +241,22 @@ def _classes(adata: AnnData, groupby: str, design: str) -> list[str]:
             f"fixed beforehand: {where} = pd.cut({where}, bins=[...])."
         )
     classes = _checks.adata.classes(column, groupby)
-    if design == "between" and len(classes) > 2:
-        raise ValueError(f"design='between' compares two classes; {where} has {listed(classes)}.")
+    if design != "within" and len(classes) > 2:
+        raise ValueError(f"design={design!r} compares two classes; {where} has {listed(classes)}.")
     return classes
 
 
 def _confounded(adata: AnnData, source: signature_data.Source, params: dict[str, Any]) -> str:
     """What may be in a signature between donors beside the class."""
     data, keys = source.data, params["covariates"]
-    last = data.sampled[data.classes[-1]]
+    last = data.n_cells.loc[data.sampled.index].idxmax(axis=1) == data.classes[-1]
     taken = {params["groupby"], params["donor_key"], *keys}
     columns = covariates_of.associated(adata, source.donors, last, taken)[:_MOST_NAMED]
     known = f" These columns go with the class over donors: {', '.join(columns)}; adjust for them: "
     known += "covariates=[...]."
     but = f", but for {listed(keys)}" if keys else ""
     return (
-        "design='between' compares donors with each other: whatever else tells them apart "
-        f"(genotype, trisomy, batch, treatment) is in the signature, too{but}."
+        f"design={params['design']!r} compares donors with each other: whatever else tells them "
+        f"apart (genotype, trisomy, batch, treatment) is in the signature, too{but}."
         f"{known if columns else ''}"
     )
