@@ -453,13 +453,14 @@ def test_the_card_says_what_the_model_is(scbert, classifier, tmp_path):
     assert "Every cell gets one of its classes" not in card.text
 
 
-def test_the_card_of_an_untrained_model_says_so(adata, tmp_path):
-    adata.var_names = ["ITGA4", "A|B", *adata.var_names[2:]]
+@pytest.mark.parametrize("gene", ["ITGA4", "Itga4", "GRCh38_ITGA4"])
+def test_the_card_of_an_untrained_model_says_so(gene, adata, tmp_path):
+    adata.var_names = [gene, "A|B", *adata.var_names[2:]]
     ScBERT.setup_anndata(adata)
     card = card_of(ScBERT(adata, gene_embedding="learned"), tmp_path / "model")
     assert "**It has not been trained: its weights are random.**" in card.text
     assert "no training history" in section(card, "Training")
-    assert "*ITGA4*, the gene of CD49d, is among its genes" in section(card, "Limits")
+    assert f"*{gene}*, the gene of CD49d, is among its genes" in section(card, "Limits")
 
 
 def test_learned_edges_are_named(adata, tmp_path):
