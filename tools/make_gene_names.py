@@ -5,8 +5,9 @@
 HGNC's complete set (genenames.org, CC0; tab-separated, compressed or not) has approved, previous
 and alias symbols and Ensembl ids. An older one is brought up to date with NCBI Gene (public
 domain), as Bioconductor's org.Hs.eg.db has it (`--ncbi org.Hs.eg.sqlite`): where NCBI calls a gene
-otherwise, that is its symbol, and the one of HGNC a previous one; genes with an Ensembl id that
-HGNC's set lacks are added; so are aliases that HGNC gives to no gene. Where two sources disagree
+otherwise, that is its symbol, and the one of HGNC a previous one, but for mitochondrial genes (NCBI
+calls MT-CO2 COX2, which PTGS2 is called, too); genes with an Ensembl id that HGNC's set lacks are
+added; so are aliases that HGNC gives to no gene. Where two sources disagree
 about a name, that of HGNC counts.
 """
 
@@ -101,7 +102,8 @@ def bring_up_to_date(genes: dict[str, Gene], ncbi: Path) -> None:
                 continue
             genes[entrez] = Gene(symbol)
         gene = genes[entrez]
-        if symbol != gene.symbol and not UNNAMED.fullmatch(symbol):
+        is_mitochondrial = gene.symbol.startswith("MT-")
+        if symbol != gene.symbol and not UNNAMED.fullmatch(symbol) and not is_mitochondrial:
             gene.previous.add(gene.symbol)
             gene.symbol = symbol
         gene.ids |= new_ids - has_id if len(new_ids) <= MOST_IDS else set()

@@ -27,6 +27,21 @@ SCRIPT = ROOT / "tools" / "make_gene_names.py"
 MOST = 600_000  # bytes in the wheel
 
 
+def test_mitochondrial_genes_are_called_as_hgnc_calls_them() -> None:
+    """NCBI's COX2 is MT-CO2, and so is PTGS2's: neither is guessed."""
+    names = table.shipped().approved
+    assert {names[f"MT-{name}"] for name in ("CO1", "CO2", "ND1", "CYB")} == {
+        "MT-CO1",
+        "MT-CO2",
+        "MT-ND1",
+        "MT-CYB",
+    }
+    assert names["ENSG00000198804"] == "MT-CO1"
+    assert set(names["COX2"].split("|")) == {"MT-CO2", "PTGS2"}
+    resolved = resolve(["COX2", "MTCO1"], pd.Index(["MT-CO1", "MT-CO2", "PTGS2"]))
+    assert resolved["how"].tolist() == ["ambiguous", "alias"]
+
+
 def test_the_table_is_small_and_says_what_it_is() -> None:
     names, note = table.shipped(), json.loads((table.FOLDER / table.NOTE).read_text())
     assert (table.FOLDER / table.TABLE).stat().st_size <= MOST
