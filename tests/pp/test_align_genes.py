@@ -412,7 +412,16 @@ def test_ids_of_genes_without_a_symbol_are_not_mixed() -> None:
             ["ENSG00000990001", "ENSG00000990002"],
             "data are named by symbols, the vocabulary by Ensembl ids, and no table .*gene_key=",
         ),
-        (["Itga4", "Cd19", "Ms4a1"], ["ITGA4", "CD19", "MS4A1"], "look like mouse symbols"),
+        (
+            ["Itga4", "Cd19", "Ms4a1"],
+            ["ITGA4", "CD19", "MS4A1"],
+            "look like a mouse's: map them first, pp.to_human",
+        ),
+        (
+            ["ENSMUSG00000027009", "ENSMUSG00000030724"],
+            ["ITGA4", "CD19"],
+            "look like a mouse's: map them first, pp.to_human",
+        ),
     ],
 )
 def test_hints(genes: list[str], vocab: list[str], hint: str) -> None:

@@ -72,6 +72,7 @@ def test_what_is_left_out_is_listed_and_its_counts_are_told() -> None:
     assert record["params"] == {
         "orthologues": "DataFrame, 8 × 2",
         "columns": "none",
+        "gene_key": "none",
         "layer": "X",
         "min_matched": 0.5,
     }
@@ -123,6 +124,19 @@ def test_ensembl_ids_in_biomarts_table_with_any_version(tmp_path: Path) -> None:
     assert by_id.var_names.tolist() == ["CD19", "ITGA4", "CD8B", "LYZ", "MT-CO1"]
     np.testing.assert_array_equal(by_id.X.toarray(), by_name.X.toarray())
     assert by_id.uns["to_human"]["params"]["orthologues"] == "orthologues.tsv.gz"
+
+
+@pytest.mark.parametrize(("column", "key"), [("feature_name", None), ("mine", "mine")])
+def test_symbols_in_a_column(column: str, key: str | None) -> None:
+    adata = mouse([f"ENSMUSG{i:011d}" for i in range(len(GENES))])
+    adata.var[column] = GENES
+    human = pp.to_human(adata, TABLE, gene_key=key)
+    sources = {"CD19": "Cd19", "ITGA4": "Itga4", "MT-CO1": "mt-Co1"}
+    assert human.var["source_gene"].to_dict() == sources
+    assert human.uns["to_human"]["named_by"] == column
+    adata.var[column] = ["Itga4", *GENES[1:]]
+    twice = pp.to_human(adata, TABLE, gene_key=key, min_matched=0.1).uns["to_human"]
+    assert twice["many_to_one"]["gene"].tolist() == ["Itga4", "Itga4", "Lyz2"]  # not summed
 
 
 def test_views_raw_antibodies_and_tokens() -> None:
@@ -178,11 +192,16 @@ def remedy(text: str, pattern: str, **names: Any) -> Any:
 def test_human_genes_are_named_and_taken_as_they_are() -> None:
     adata = mouse(["CD19", "ITGA4", "GM42", "MT-CO1", "CD8B", "LYZ", "H2-AA"])
     text = refused(adata, TABLE, r"^5 of 7 genes of adata .*'CD19', 'ITGA4', 'MT-CO1' and 2 more\)")
-    assert "and 0 in that of the other species. They are human already" in text
+    assert "and 0 are in that of the other species. They are human already" in text
     aligned = remedy(
         text, r"(pp\.align_genes\(adata, vocab\))", adata=adata, vocab=["ITGA4", "CD19"]
     )
     assert aligned.X.toarray().tolist() == [[1, 10], [1, 0]]
+
+
+def test_human_ids_are_human() -> None:
+    adata = mouse([f"ENSG{i:011d}.2" for i in range(len(GENES))])
+    refused(adata, TABLE, "^7 of 7 genes of adata are human by their Ensembl id .*They are human")
 
 
 def test_a_monkeys_genes_are_called_as_mans() -> None:
@@ -257,7 +276,15 @@ def nothing(adata: ad.AnnData) -> None:
         (nothing, TABLE.assign(n=1), {}, ValueError, "has 3 columns .*columns=\\('mouse', 'human'"),
         (nothing, TABLE.set_axis(["a", "a"], axis=1), {}, ValueError, "must be unique.*'a'"),
         (nothing, {"Itga4": "ITGA4"}, {}, TypeError, "orthologues is a DataFrame.*found dict"),
-        (nothing, TABLE[:0], {}, ValueError, "^0 of 7 genes"),
+        (
+            nothing,
+            TABLE,
+            {"gene_key": "symbol"},
+            KeyError,
+            "'symbol' is not in adata.var.*gene_ids",
+        ),
+        (nothing, TABLE[:0], {}, ValueError, "The table of orthologues has no rows"),
+        (nothing, TABLE.assign(human=""), {}, ValueError, "^0 of 7 genes"),
         (nothing, "no.csv", {}, FileNotFoundError, "no.csv"),
     ],
 )

@@ -201,8 +201,11 @@ def vocabulary_coverage(
             "both: name the column of adata.var with the same kind (gene_key=), or put it into "
             "adata.var_names."
         )
-    elif other.str.upper().isin(missing).sum() > max(n_matched, 0.2 * len(other)):
-        hint = "The names look like mouse symbols: map them first, pp.to_human(adata, orthologues)."
+    is_mouse = other.str.startswith("ENSMUSG").mean() > max(
+        0.5, missing.str.startswith("ENSMUSG").mean()
+    )
+    if is_mouse or other.str.upper().isin(missing).sum() > max(n_matched, 0.2 * len(other)):
+        hint = "The names look like a mouse's: map them first, pp.to_human(adata, orthologues)."
     raise ValueError(
         f"{n_matched} of {n_vocab} vocabulary genes are in adata ({found:.1%}){of_counts}; "
         f"expected at least {needed}. Only in adata ({len(other)}): {listed(other, 3)}; only in "

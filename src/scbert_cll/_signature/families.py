@@ -7,6 +7,8 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from scbert_cll._gene_names import table
+from scbert_cll._gene_names.resolver import are_ensembl, without_version
 from scbert_cll._gene_names.species import without_genome
 
 # Of a gene's symbol, as it is written in man and in the mouse or rat; the first that fits.
@@ -35,6 +37,9 @@ FAMILIES = (*_FAMILIES, "marker")
 def family(genes: pd.Index, marker: str | None) -> np.ndarray:
     """Family of each gene that a signature should be read without, the marker's gene, or ""."""
     names = without_genome(genes)
+    if (is_id := are_ensembl(names)).any():  # of man: the symbol
+        symbols = table.shipped().approved
+        names[is_id] = [symbols.get(without_version(name), name) for name in names[is_id]]
     families = pd.Series("", index=names.index)
     for name, patterns in _FAMILIES.items():
         is_member = names.str.contains("|".join(patterns).replace("(", "(?:"))

