@@ -22,6 +22,9 @@ from scbert_cll._gene_names.dates import day_of, look_like_dates, with_symbols
         ("2-Sep", (9, 2)),
         ("2-SEP", (9, 2)),
         ("2-Sept-2021", (9, 2)),
+        ("1-Mar-1", (3, 1)),  # the second one, made unique
+        ("1-Mar.1", (3, 1)),
+        ("Mar-01-1", (3, 1)),
         ("1. Mrz", (3, 1)),
         ("01. März", (3, 1)),
         ("4-Okt", (10, 4)),

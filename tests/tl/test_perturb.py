@@ -50,3 +50,17 @@ def test_bad_input(learned) -> None:
             sb.tl.perturb(adata, model)
         with pytest.raises(ValueError, match="needs level="):
             sb.tl.perturb(adata, model, ["ITGA4"], kind="set")
+
+
+def test_sets_name_genes_by_any_name(trained) -> None:
+    adata, _, classifier = trained
+    cells = adata[:40]
+    expected = classifier.get_set_effects({"a": ["ITGA4", "MS4A1"]}, cells)
+    found = classifier.get_set_effects({"a": ["CD49D", "ENSG00000156738"]}, cells)
+    pd.testing.assert_frame_equal(found, expected)
+    assert (expected["a"] != 0).any()
+    single = sb.tl.perturb(adata, classifier, ["CD49D"], min_cells=1, copy=True)
+    assert single.uns["perturb"]["summary"]["name"].unique().tolist() == ["ITGA4"]
+    assert single.varm["perturb"].loc["ITGA4"].notna().any()
+    with pytest.raises(KeyError, match="'NOBODY' is not among its 250"):
+        classifier.get_set_effects({"a": ["CD49D", "NOBODY"]}, cells)

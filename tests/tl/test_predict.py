@@ -7,6 +7,7 @@ import pytest
 from anndata import AnnData
 
 import scbert_cll as sc_cll
+from scbert_cll._gene_names.table import shipped
 from tests._make import unchanged
 
 
@@ -43,6 +44,20 @@ def test_gene_order_does_not_matter(trained):
     backwards = adata[:, ::-1].copy()
     sc_cll.tl.predict(backwards, classifier)
     np.testing.assert_array_equal(backwards.obsm["scbert_proba"], adata.obsm["scbert_proba"])
+
+
+def test_cells_under_other_names_get_the_same(trained):
+    """Aligned without arguments, cells under Ensembl ids are answered as under symbols."""
+    adata, _, classifier = trained
+    known = shipped().approved
+    ids = {known[name]: name for name in known if name.startswith("ENSG")}
+    names = [ids.get(known.get(gene, gene), gene) for gene in adata.var_names]
+    assert sum(name.startswith("ENSG") for name in names) > 20
+    new = AnnData(adata.X.copy(), obs=adata.obs[[]], var=pd.DataFrame(index=names))
+    aligned = sc_cll.pp.align_genes(new, list(classifier.genes))
+    sc_cll.pp.bin_expression(aligned, edges=classifier.binning)
+    sc_cll.tl.predict(aligned, classifier)
+    np.testing.assert_array_equal(aligned.obsm["scbert_proba"], adata.obsm["scbert_proba"])
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 10_000])

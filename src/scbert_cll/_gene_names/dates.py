@@ -41,8 +41,8 @@ _WORD: Final = rf"(?P<word>{'|'.join([*_MONTHS, *_GERMAN])})[a-zä]{{0,6}}\.?"
 _DATES: Final = [
     re.compile(pattern, re.I)
     for pattern in (
-        rf"(?P<day>\d{{1,2}})\.?[-/ ]{_WORD}(?:[-/ ]\d{{2,4}})?",
-        rf"(?!(?-i:[A-ZÄ]{{3}})){_WORD}[-/ ](?P<day>\d{{1,2}})",  # OCT-4 is a gene
+        rf"(?P<day>\d{{1,2}})\.?[-/ ]{_WORD}(?:[-/ .]\d{{1,4}})?",  # or make_unique
+        rf"(?!(?-i:[A-ZÄ]{{3}})){_WORD}[-/ ](?P<day>\d{{1,2}})(?:[-.]\d)?",  # OCT-4 is a gene
         r"\d{4}-(?P<month>\d\d?)-(?P<day>\d\d?)(?:[T ][0:]+)?",
         r"(?P<day>\d\d?)\.(?P<month>\d\d?)\.(?:\d{4}|\d\d)?",
         r"(?P<month>\d\d?)/(?P<day>\d\d?)/(?:\d{4}|\d\d)",

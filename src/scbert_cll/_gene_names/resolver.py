@@ -70,9 +70,10 @@ def places_of(genes: Iterable[str], names: pd.Index) -> np.ndarray:
 
 def in_data(genes: Iterable[str], names: pd.Index) -> list[str]:
     """What a data set calls genes of man, of the mouse, too; the given name where it has none."""
-    wanted = list(genes)
+    wanted, there = list(genes), set(names)
+    if there.issuperset(wanted):
+        return wanted
     called = dict(zip(wanted, species.in_data(wanted, names), strict=True))
-    there = set(names)
     absent = [gene for gene, name in called.items() if name not in there]
     places = places_of(absent, names)
     called |= {gene: str(names[at]) for gene, at in zip(absent, places, strict=True) if at >= 0}

@@ -12,6 +12,7 @@ from scipy import stats
 
 from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll._checks.words import choice, is_model
+from scbert_cll._gene_names.resolver import in_data
 from scbert_cll._signature.record import selected_genes
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ def perturb(
     if isinstance(genes, Mapping):
         sets = {str(name): list(members) for name, members in genes.items()}
     else:
-        sets = {gene: [gene] for gene in ([genes] if isinstance(genes, str) else genes)}
+        single = in_data([genes] if isinstance(genes, str) else genes, model.genes)
+        sets = {gene: [gene] for gene in single}
     groups = _checks.adata.groups(adata, groupby)
     donors = _checks.people.donors(adata, donor_key)
     if kind == "set" and level is None:

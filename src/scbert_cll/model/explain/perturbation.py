@@ -14,6 +14,7 @@ from torch import Tensor
 
 from scbert_cll import _checks
 from scbert_cll._checks.words import number_in
+from scbert_cll._gene_names.resolver import in_data
 from scbert_cll._process import Bar
 from scbert_cll.model import _inference
 from scbert_cll.model._inference import cells_of, collect, token_rows
@@ -71,7 +72,7 @@ def get_set_effects(
     logit = _Logit(model, code_of(model, target), batch_size)
     members = sparse.lil_matrix((len(sets), len(model.genes)), dtype=bool)
     for row, genes in enumerate(sets.values()):
-        members[row, _checks.genes.places_in_model(list(genes), model.genes)] = True
+        members[row, _checks.genes.places_in_model(in_data(genes, model.genes), model.genes)] = True
     cells = cells_of(model, adata)
     effects = np.zeros((cells.n_obs, len(sets)))
     of_pairs = _set_effects(logit, token_rows(model, cells), members.tocsr(), keep=keep)
@@ -123,6 +124,7 @@ def get_gene_occlusion(
     logit = _Logit(model, code_of(model, target), batch_size)
     places = np.arange(len(model.genes))
     if genes is not None:
+        genes = in_data([genes] if isinstance(genes, str) else genes, model.genes)
         places = _checks.genes.places_in_model(genes, model.genes)
     cells = cells_of(model, adata)
     codes, names = coded(groups, cells)
@@ -262,7 +264,7 @@ def perturb_genes(
     logit = _Logit(model, code_of(model, target), batch_size)
     number_in(level, "level", 0, model.config.n_bins, whole=True)
     places = {
-        name: _checks.genes.places_in_model(list(members), model.genes)
+        name: _checks.genes.places_in_model(in_data(members, model.genes), model.genes)
         for name, members in genes.items()
     }
     whole = token_rows(model, adata)
