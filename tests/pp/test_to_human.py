@@ -96,11 +96,14 @@ def test_a_genome_before_the_name(name: str) -> None:
 
 
 def test_of_two_species_in_one_matrix_only_the_other_is_carried_over() -> None:
-    names = ["mm10_Itga4", "GRCh38_ITGA4", "mm10_Cd19", "GRCh38_CD19"]
-    adata = mouse(names, COUNTS[:, :4])
-    human = pp.to_human(adata, TABLE)
+    of_man = ["GRCh38_ITGA4", "GRCh38_CD19", "GRCh38_MT-CO1", "GRCh38_C3"]
+    adata = mouse(["mm10_Itga4", of_man[0], "mm10_C3", *of_man[1:]], COUNTS[:, :6])
+    table = pd.concat([TABLE, pd.DataFrame({"mouse": ["C3"], "human": ["C3"]})])
+    human = pp.to_human(adata, table, min_matched=0.4)
+    assert human.var["source_gene"].to_dict() == {"ITGA4": "mm10_Itga4", "C3": "mm10_C3"}
     assert human.X.toarray().tolist() == [[10, 20], [0, 5]]
-    assert human.uns["to_human"]["unmatched"].tolist() == ["GRCh38_ITGA4", "GRCh38_CD19"]
+    assert human.uns["to_human"]["unmatched"].tolist() == of_man
+    refused(adata[:, of_man].copy(), table, "They are human already")
 
 
 def test_two_columns_of_one_gene_are_not_summed() -> None:

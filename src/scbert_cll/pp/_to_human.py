@@ -18,7 +18,7 @@ from scbert_cll import _checks, _keys, _record
 from scbert_cll._checks.words import key_in, listed, share, unique
 from scbert_cll._corpus.sources import Columns
 from scbert_cll._gene_names.columns import names_of
-from scbert_cll._gene_names.species import species_of, without_genome
+from scbert_cll._gene_names.species import GENOME, species_of, without_genome
 from scbert_cll._optional import require
 from scbert_cll.pp._align_genes import _genes, _matrices, _with_raw, of_cells
 
@@ -208,7 +208,7 @@ def _resolved(
         raise ValueError("The table of orthologues has no rows: pass the whole one.")
     of_source = {name: _without_version(table[name].map(_text)) for name in sources}
     names, column = names_of(var, pd.Index(of_source[sources[0]]), gene_key)
-    plain = _without_version(without_genome(names))
+    plain = _plain(names)
     source = max(sources, key=lambda name: plain.isin(of_source[name]).sum())
     pairs = pd.DataFrame({"gene": of_source[source], "human": table[of_human].map(_text)})
     pairs = pairs[(pairs != "").all(axis=1)].drop_duplicates()
@@ -221,6 +221,14 @@ def _resolved(
     kind = np.select(choices, ["unmatched", "one_to_many", "many_to_one"], "one_to_one")
     genes = {"gene": names.to_numpy(), "human": human.fillna("").to_numpy(), "kind": kind}
     return column or "index", pd.DataFrame(genes)
+
+
+def _plain(names: pd.Index) -> pd.Series:
+    """Names without genome and version; of two genomes in one matrix, those of man keep theirs."""
+    given = pd.Series(names.to_numpy(dtype=object))
+    genome = given.str.extract(GENOME).notna()
+    is_other = genome["human"] & bool(genome["mouse"].any())
+    return _without_version(without_genome(names)).where(~is_other, given)
 
 
 def _without_version(names: pd.Series) -> pd.Series:
