@@ -55,7 +55,7 @@ EXPECTED = {
         "score_signature",
         "signature",
     }
-    | {"prognosis", "signature_report", "survival"},
+    | {"prognosis", "programmes", "signature_report", "survival"},
     "pl": {
         "cd49d",
         "confusion",
@@ -74,7 +74,7 @@ EXPECTED = {
         "signature_report",
         "stability",
     }
-    | {"forest", "prognosis_null", "survival"},
+    | {"forest", "prognosis_null", "programmes", "survival"},
     "get": {
         "donor_table",
         "evaluation",
@@ -84,7 +84,7 @@ EXPECTED = {
         "prognosis",
         "signature",
     }
-    | {"survival"},
+    | {"programmes", "survival"},
     "io": {"check_corpus", "read_csv", "read_gmt", "write_csv", "write_gmt"},
     "datasets": {"cll_cohort", "cll_toy", "planted_donors"}
     | {"download_geo_series", "read_cohort", "read_geo_series", "read_mofacll"},
@@ -96,6 +96,7 @@ FIRST = {
     "pl": {"adata", "data", "model"},
     "get": {"adata", "data", "model"},
 }
+FEW = {"ranks": (2, 3), "min_cells": 20, "n_permutations": 19}  # of tl.programmes, for few cells
 SLOTS = ("obs", "var", "obsm", "varm", "obsp", "varp", "layers", "uns")
 SLOT = re.compile(rf"adata\.({'|'.join(SLOTS)})\[['\"](.+?)['\"]\]")
 
@@ -351,6 +352,7 @@ def done(ready: AnnData, model: Any, patients: AnnData) -> AnnData:
     sc_cll.tl.signature(adata, min_cells=5)
     sc_cll.tl.signature_report(adata, n_random=19, n_permutations=19)
     sc_cll.tl.signature(adata)
+    sc_cll.tl.programmes(adata, **FEW)
     sc_cll.tl.perturb(adata, model, ["ITGA4", "CD44"])
     sc_cll.tl.cross_validate(adata, models=["majority", "gene_only"], n_repeats=1, n_bootstrap=20)
     adata.obs["years"] = np.random.default_rng(0).uniform(1, 9, adata.n_obs)
@@ -450,6 +452,7 @@ CALLS: dict[str, tuple[str, list[Callable[[Any, AnnData, Any], Any]]]] = {
         [lambda f, adata, model, **kw: f(adata, model, ["CD74", "B2M"], **kw)],
     ),
     "tl.perturb": ("ready", [lambda f, adata, model, **kw: f(adata, model, ["ITGA4"], **kw)]),
+    "tl.programmes": ("split", [lambda f, adata, _, **kw: f(adata, **FEW, **kw)]),
     "tl.score_signature": ("split", [lambda f, adata, _, **kw: f(adata, ["ITGA4", "ITGB1"], **kw)]),
     "tl.signature": ("split", [lambda f, adata, _, **kw: f(adata, **kw)]),
     "tl.signature_report": (

@@ -112,6 +112,7 @@ WITHOUT_NETWORK = {
         "s.tl.signature(adata, groupby='label')",
         "s.tl.signature_report(adata, n_random=19, n_permutations=19)",
     ],
+    "programmes": [CELLS, "s.tl.programmes(adata, groupby='label', ranks=(2, 3))"],
     "signature_score": [CELLS, "s.tl.score_signature(adata, list(adata.var_names[:9]))"],
     "survival": [PATIENTS, f"s.tl.survival(adata, 'IGHV', {TIMES})"],
     "prognosis": [

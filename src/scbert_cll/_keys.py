@@ -31,6 +31,7 @@ GENE2VEC: Final = "gene2vec"
 GENE_ATTENTION: Final = "gene_attention"
 GENE_ATTRIBUTION: Final = "gene_attribution"
 PERTURB: Final = "perturb"
+PROGRAMMES: Final = "programmes"  # and obsm
 
 # uns
 ALIGN_GENES: Final = "align_genes"

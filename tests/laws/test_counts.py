@@ -72,6 +72,13 @@ def _signature(adata: AnnData, layer: str | None = None) -> list[Any]:
     ]
 
 
+def _programmes(adata: AnnData, layer: str | None = None) -> list[Any]:
+    few = {"ranks": (2, 3), "min_cells": 10, "min_cells_per_class": 3, "n_permutations": 19}
+    done = tl.programmes(adata, layer=layer, copy=True, **few)
+    table = done.uns["programmes"]["null"]["similarity"].to_numpy()
+    return [table, done.obsm["programmes"].to_numpy(), done.varm["programmes"].to_numpy()]
+
+
 def _cross_validate(adata: AnnData, layer: str | None = None) -> list[Any]:
     common = {
         "models": ["library_size"],
@@ -126,6 +133,7 @@ VERBS: dict[str, Callable[..., list[Any]]] = {
     "pp.to_human": _human,
     "tl.gene2vec": _gene2vec,
     "tl.signature": _signature,
+    "tl.programmes": _programmes,
     "tl.cross_validate": _cross_validate,
     "tl.score_signature": _score,
     "tl.leakage_audit": _audit,

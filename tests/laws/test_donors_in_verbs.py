@@ -107,6 +107,13 @@ def _signature(adata: AnnData, model: Any) -> Any:
     ]
 
 
+def _programmes(adata: AnnData, _: Any) -> Any:
+    few = {"ranks": (2, 3), "min_cells": 20, "min_cells_per_class": 5, "n_permutations": 19}
+    sc_cll.tl.programmes(adata, groupby="label", **few)
+    tables = ("programmes", "usage", "donors", "null")
+    return [*(adata.uns["programmes"][name] for name in tables), adata.varm["programmes"]]
+
+
 def _report(adata: AnnData, _: Any) -> Any:
     sc_cll.tl.signature(adata, groupby="label", min_cells=5, min_donors=3)
     return [sc_cll.tl.signature_report(adata, n_random=19, n_permutations=19).gates]
@@ -208,6 +215,7 @@ VERBS: dict[str, Callable[[AnnData, Any], Any]] = {
     "pp.label_cd49d": _label,
     "pp.build_corpus": _corpus,
     "tl.signature": _signature,
+    "tl.programmes": _programmes,
     "tl.signature_report": _report,
     "tl.cross_validate": _cross_validate,
     "tl.leakage_audit": _audit,
@@ -225,6 +233,7 @@ VERBS: dict[str, Callable[[AnnData, Any], Any]] = {
 WRITES = {
     "pp.split_donors": "own",
     "tl.signature": "signature",
+    "tl.programmes": "programmes",
     "tl.signature_report": "signature",
     "tl.cross_validate": "cv",
     "tl.leakage_audit": "leakage_audit",

@@ -133,6 +133,17 @@ AFTER = {
         "signature_score",
         "decoupler",
     ),
+    "tl.programmes": Step(
+        lambda a, _: tl.programmes(
+            a,
+            groupby="lab",
+            ranks=(2, 3),
+            min_cells=20,
+            min_cells_per_class=5,
+            n_permutations=19,
+        ),
+        "programmes",
+    ),
     "tl.signature_report": Step(
         lambda a, _: tl.signature_report(a, n_random=19, n_permutations=19), "signature_report"
     ),
@@ -487,6 +498,7 @@ VERBS = (
     "cross_validate",
     "leakage_audit",
     "signature_report",
+    "programmes",
     "score_signature",
     "gene2vec",
 )

@@ -231,6 +231,13 @@ def _report(adata: AnnData, seed: int) -> np.ndarray:
     return adata.uns["signature_report"]["gates"][["null", "null_high", "p"]].to_numpy(float)
 
 
+def _programmes(seed: int) -> np.ndarray:
+    """What is as alike where genes are permuted."""
+    adata = sc_cll.datasets.planted_donors(n_donors=4, n_genes=60, n_cells=60)
+    sc_cll.tl.programmes(adata, groupby="label", ranks=(2, 3), n_permutations=19, rng=seed)
+    return adata.uns["programmes"]["null"]["similarity"].to_numpy()
+
+
 def _proba(estimator: Any, adata: AnnData, seed: int) -> np.ndarray:
     adata = adata[adata.obs["cd49d"].notna()].copy()
     estimator = estimator.set_params(rng=seed) if "rng" in estimator.get_params() else estimator
@@ -278,6 +285,7 @@ CASES: dict[str, Callable[[dict[str, Any], int], Any]] = {
         sc_cll.tl.pretrain(w["cells"].copy(), max_epochs=1, rng=s, network=TINY, **QUIET)
     ),
     "tl.prognosis(rng)": lambda w, s: _prognosis(s),
+    "tl.programmes(rng)": lambda w, s: _programmes(s),
     "tl.signature_report(rng)": lambda w, s: _report(w["cells"], s),
     "get.out_of_fold(repeat)": lambda w, s: _one_repeat(w["cells"], s),
     "datasets.cll_cohort(rng)": lambda w, s: (

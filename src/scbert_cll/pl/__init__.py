@@ -9,6 +9,7 @@ from scbert_cll.pl._evaluation import evaluation, reliability
 from scbert_cll.pl._history import history
 from scbert_cll.pl._perturb import perturb
 from scbert_cll.pl._prognosis import forest, prognosis_null
+from scbert_cll.pl._programmes import programmes
 from scbert_cll.pl._signature import signature, signature_heatmap
 from scbert_cll.pl._signature_report import faithfulness, signature_report, stability
 from scbert_cll.pl._survival import survival
@@ -25,6 +26,7 @@ __all__ = [
     "history",
     "perturb",
     "prognosis_null",
+    "programmes",
     "reliability",
     "signature",
     "signature_heatmap",

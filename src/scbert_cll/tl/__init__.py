@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from scbert_cll.tl._pretrain import pretrain
     from scbert_cll.tl._prognosis.report import Prognosis
     from scbert_cll.tl._prognosis.verb import prognosis
+    from scbert_cll.tl._programmes import programmes
     from scbert_cll.tl._score_signature import score_signature
     from scbert_cll.tl._signature.verb import signature
     from scbert_cll.tl._signature_report.verb import SignatureReport, signature_report
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 __all__ = [
     "LeakageReport", "Prognosis", "SignatureReport", "cross_validate", "finetune", "gene2vec",
     "gene_attention", "gene_attribution", "gene_interactions", "leakage_audit", "patient_cd49d",
-    "perturb", "predict", "predict_corpus", "pretrain", "prognosis", "score_signature", "signature",
-    "signature_report", "survival",
+    "perturb", "predict", "predict_corpus", "pretrain", "prognosis", "programmes",
+    "score_signature", "signature", "signature_report", "survival",
 ]  # fmt: skip
 
 _ELSEWHERE: Final = {  # a verb is in the file of its name, unless it is said here
