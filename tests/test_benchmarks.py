@@ -84,6 +84,12 @@ def test_signature_finds_what_was_planted_and_nothing_where_nothing_was():
     assert mean_on_nulls[0] <= 1 < 20 < mean_on_nulls[1]
 
 
+def test_programmes_finds_the_planted_one():
+    found = run_quick("signature.programmes")
+    assert found["additive, 1.2"][0][1:3] == ["100%", "100%"]
+    assert found["nothing"][0][4] == "0%"
+
+
 def test_nonadditive_compares_every_method_on_a_combination():
     found = run_quick("signature.nonadditive")
     assert recall(found["difference of correlations"][0][0]) >= 0.9

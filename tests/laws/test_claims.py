@@ -57,6 +57,10 @@ TABLES: dict[str, tuple[str, Callable[[ModuleType], str]]] = {
         lambda m: m.tables(RESULTS / "evaluation"),
     ),
     "docs/_static/signature/tables.md": ("signature.__main__", lambda m: m.page()),
+    "docs/_static/signature/programmes.md": (
+        "signature.programmes",
+        lambda m: m.markdown(of_json("programmes.json")),
+    ),
     "docs/_static/signature/attribution.md": (
         "signature.attribution",
         lambda m: m.markdown(of_json("attribution.json")["rows"]),
