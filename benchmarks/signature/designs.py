@@ -65,7 +65,8 @@ def simulated(study: Study, rng: np.random.Generator) -> MixedDesign:
     ones, names = np.ones(len(code)), np.array([f"D{i:02d}" for i in donor], dtype=object)
     total = np.maximum(2.0**log - 2, 0)
     none = np.empty((len(code), 0))
-    return MixedDesign(total, names, code, ones, ones, ["negative", "positive"], False, none)
+    given = total, names, code, ones, ones, ["negative", "positive"], False, none
+    return MixedDesign(*given, np.arange(len(code)))
 
 
 def asked(study: Study, rng: np.random.Generator) -> dict[str, float]:

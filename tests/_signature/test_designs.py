@@ -42,7 +42,8 @@ def test_as_limma(recorded, name: str, within: bool, covariates: list[str]) -> N
     names = samples["donor"] if within else samples.index
     code = samples["class" if within else "group"].to_numpy()
     columns, ones = encoded(samples[covariates]).to_numpy(), np.ones(len(samples))
-    given = names.to_numpy(), code, ones, ones, ["neg", "pos"], within, columns
+    unit = np.arange(len(samples))
+    given = names.to_numpy(), code, ones, ones, ["neg", "pos"], within, columns, unit
     found = Design(2.0**log - 2, *given).test()
     np.testing.assert_allclose(found.t, table[f"t_{name}"], rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(found.p, table[f"p_{name}"], rtol=1e-6)
@@ -51,16 +52,25 @@ def test_as_limma(recorded, name: str, within: bool, covariates: list[str]) -> N
 def test_differences_are_adjusted_and_their_mean_is_the_effect(recorded) -> None:
     table, samples = recorded
     log, ones = table.filter(like="y").to_numpy().T, np.ones(len(samples))
+    unit = np.arange(len(samples))
     for within in (True, False):
         code = samples["class" if within else "group"].to_numpy()
         names = samples["donor"] if within else samples.index
         columns = encoded(samples[["time", "batch"]]).to_numpy()
         design = Design(
-            2.0**log - 2, names.to_numpy(), code, ones, ones, ["neg", "pos"], within, columns
+            2.0**log - 2, names.to_numpy(), code, ones, ones, ["neg", "pos"], within, columns, unit
         )
         effect = design.test().effect
         np.testing.assert_allclose(design.differences.mean(axis=0), effect, atol=1e-10)
         scaled = Design(
-            2.0**log - 2, names.to_numpy(), code, ones, ones, ["neg", "pos"], within, 1e6 * columns
+            2.0**log - 2,
+            names.to_numpy(),
+            code,
+            ones,
+            ones,
+            ["neg", "pos"],
+            within,
+            1e6 * columns,
+            unit,
         )
         np.testing.assert_allclose(scaled.test().t, design.test().t, rtol=1e-7)

@@ -49,22 +49,21 @@ class MixedDesign(Design):
     @cached_property
     def inside(self) -> Design:
         """The samples of donors with both classes, compared within them."""
-        donor = pd.Series(self.donor)
-        paired = donor.groupby(donor).transform("size") == len(self.classes)
+        paired = pd.Series(self.code).groupby(self.donor).transform("nunique") == len(self.classes)
         part = self.taken(paired.to_numpy())
         given = {field.name: getattr(part, field.name) for field in fields(Design)}
         return Design(**given | {"within": True})
 
     @cached_property
     def _means(self) -> np.ndarray:
-        """Weights of the samples in the mean of each donor."""
-        member = np.array(self.donors, dtype=object)[:, None] == self.donor
+        """Weights of the classes in the mean of each donor."""
+        member = np.array(self.donors, dtype=object)[:, None] == self.names
         return np.asarray(member / member.sum(axis=1, keepdims=True))
 
     @cached_property
     def columns(self) -> np.ndarray:
         """Columns of the model between donors: the share of the last class, and covariates."""
-        return np.asarray(self._means @ np.column_stack([self.last, self.covariates]))
+        return np.asarray(self._means @ super().columns)
 
     @cached_property
     def fit(self) -> Fit:

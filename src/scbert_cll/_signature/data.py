@@ -16,6 +16,7 @@ from sklearn.model_selection import GroupKFold
 from scbert_cll._checks import adata as checks
 from scbert_cll._checks import people
 from scbert_cll._checks.counts import noted_counts
+from scbert_cll._record import NOTHING
 from scbert_cll._signature import covariates as covariates_of
 from scbert_cll._signature.both import MixedDesign
 from scbert_cll._signature.design import Design, size_factors
@@ -74,6 +75,7 @@ class PseudobulkData:
     classes: list[str]
     limits: Limits
     covariates: pd.DataFrame
+    samples: np.ndarray  # names, within donors; the donors' where each has one
 
     @cached_property
     def n_cells(self) -> pd.DataFrame:
@@ -84,6 +86,21 @@ class PseudobulkData:
         return table.rename_axis(index=None, columns=None)
 
     @cached_property
+    def _sums(self) -> pd.DataFrame:
+        """Donor, sample and code of the sums with cells enough.
+
+        Where a donor has samples of all classes, others of its tell more of samples than of
+        classes; they are left out unless donors are compared.
+        """
+        cells = pd.DataFrame({"donor": self.donors, "code": self.codes, "sample": self.samples})
+        size = cells.groupby(list(cells)).size()
+        sums = size.index[size >= self.limits.min_cells].to_frame(index=False)
+        if self.limits.design == "between":
+            return sums
+        whole = sums.groupby(["donor", "sample"])["code"].transform("size") == len(self.classes)
+        return sums[whole | ~whole.groupby(sums["donor"]).transform("any")]
+
+    @cached_property
     def sampled(self) -> pd.DataFrame:
         """Samples to compare, donors × classes, true/false.
 
@@ -91,7 +108,11 @@ class PseudobulkData:
         that most of a donor's cells are of, if these are enough. Or both: all classes, else that
         one.
         """
-        enough = self.n_cells >= self.limits.min_cells
+        units = self._sums[["donor", "code"]].drop_duplicates()
+        enough = pd.crosstab(units["donor"], units["code"]) > 0
+        enough = enough.reindex(self.n_cells.index, fill_value=False)
+        enough = enough.reindex(columns=range(len(self.classes)), fill_value=False)
+        enough = enough.set_axis(self.classes, axis=1)
         complete = enough.all(axis=1)
         if self.limits.within:
             return enough[complete]
@@ -130,16 +151,19 @@ class PseudobulkData:
         rows = np.flatnonzero(~np.isin(self.donors, left_out))
         codes, donors = self.codes[rows], self.donors[rows]
         counts = replace(self.counts, matrix=self.counts.matrix[rows])
-        covariates = self.covariates.iloc[rows]
-        return replace(self, counts=counts, codes=codes, donors=donors, covariates=covariates)
+        of_cells: dict[str, Any] = {"codes": codes, "donors": donors}
+        of_cells |= {"covariates": self.covariates.iloc[rows], "samples": self.samples[rows]}
+        return replace(self, counts=counts, **of_cells)
 
     def permuted(self, rng: np.random.Generator) -> PseudobulkData:
         """The same cells with the labels of each donor's cells in another order.
 
-        Only those of like cells change places, where there are covariates.
+        Only those of like cells change places, where there are covariates or samples.
         """
         codes = self.codes.copy()
-        unit = pd.DataFrame(self.covariates.reset_index(drop=True)).assign(donor=self.donors)
+        unit = pd.DataFrame(self.covariates.reset_index(drop=True)).assign(
+            donor=self.donors, sample=self.samples
+        )
         of_cell = unit.groupby(list(unit), observed=True).ngroup().to_numpy()
         for group in np.unique(of_cell):
             rows = np.flatnonzero(of_cell == group)
@@ -150,6 +174,8 @@ class PseudobulkData:
         """Refuse covariates that the donors to compare cannot tell from the class or each other."""
         if self.covariates.empty or (self.sampled.sum() < self.limits.min_donors).any():
             return
+        if self.design.df < self.limits.min_donors - 1:
+            return  # which is said of the signature
         cells = np.isin(self.donors, self.complete_donors)
         values, donors = self.covariates[cells], self.donors[cells]
         covariates_of.check_values(values, donors, " that are compared")
@@ -170,19 +196,23 @@ class PseudobulkData:
         # donors with both classes only are compared within them
         within = bool(sampled.to_numpy().all())
         row, code = sampled.to_numpy().nonzero()
-        samples = np.full((len(sampled) + 1, sampled.shape[1]), -1)
-        samples[row, code] = np.arange(len(row))  # the last row stays: of other donors
-        sample = samples[sampled.index.get_indexer(pd.Index(self.donors)), self.codes]
-        cells, shape = np.flatnonzero(sample >= 0), (len(row), len(self.codes))
+        units = pd.MultiIndex.from_arrays([sampled.index[row], code])
+        sums = self._sums
+        unit = units.get_indexer(pd.MultiIndex.from_frame(sums[["donor", "code"]]))
+        sums, unit = sums[unit >= 0], unit[unit >= 0]
+        of_cells = pd.MultiIndex.from_arrays([self.donors, self.codes, self.samples])
+        sample = pd.MultiIndex.from_frame(sums).get_indexer(of_cells)
+        cells, shape = np.flatnonzero(sample >= 0), (len(sums), len(self.codes))
         places = sample[cells], cells
         members = sparse.csr_matrix((np.ones(len(cells)), places), shape=shape)
         total = (members @ self.counts.tested.matrix).toarray().astype(np.float64)
-        donor, n_cells = sampled.index.to_numpy(object)[row], np.bincount(places[0])
-        sums = total, donor, code, n_cells, size_factors(total)
+        n_cells = np.bincount(places[0])
+        donor, code = sums["donor"].to_numpy(object), sums["code"].to_numpy()
+        given = total, donor, code, n_cells, size_factors(total)
         columns = covariates_of.encoded(self.covariates).to_numpy()
         means = (members @ columns) / n_cells[:, None]
         kind = MixedDesign if self.limits.design == "both" and not within else Design
-        design = kind(*sums, self.classes, within, means)
+        design = kind(*given, self.classes, within, means, unit)
         return design.scaled_by_unchanged_genes(self.limits.alpha)
 
     @cached_property
@@ -228,7 +258,9 @@ def read(adata: AnnData, params: Mapping[str, Any], layer: str | None) -> Source
     genes, matrix = adata.var_names[columns], matrix[rows][:, columns]
     counts = GeneCounts(matrix, genes, limits.min_detected)
     of_cells = codes[rows], donors.to_numpy()[rows], classes
-    data = PseudobulkData(counts, *of_cells, limits, values)
+    key = str(params.get("sample_key", NOTHING))
+    samples = donors if key == NOTHING else people.class_names(checks.obs_column(adata, key))
+    data = PseudobulkData(counts, *of_cells, limits, values, samples.to_numpy()[rows])
     notes: dict[str, Any] = dict(note)
     if keys:
         notes |= {"covariates_cancelled": covariates.cancelled, "n_donors_missing": len(left_out)}

@@ -20,8 +20,9 @@ _LEAST_SHARE = 0.5  # of the genes that must be left to scale by
 
 @dataclass(frozen=True)
 class Design:
-    """Samples, sums over the cells of a donor and class; within donors there is one of each class.
+    """Samples, sums over cells of a donor and class; within donors there is one of each class.
 
+    Several of one donor and class, such as time points, count as their mean in log2: the unit.
     They are compared within donors, or between them, and adjusted for covariates: means over the
     cells of a sample, of a category the shares of its levels.
     """
@@ -34,12 +35,29 @@ class Design:
     classes: list[str]
     within: bool
     covariates: np.ndarray  # (samples, columns)
+    unit: np.ndarray  # number of the donor and class of each sample, in order
+
+    def _by_unit(self, values: np.ndarray) -> np.ndarray:
+        """Means over the samples of each donor and class."""
+        if len(self.unit) == self._first[-1] + 1:
+            return values
+        return np.asarray(pd.DataFrame(values).groupby(self.unit).mean().to_numpy())
+
+    @cached_property
+    def _first(self) -> np.ndarray:
+        """The first sample of each donor and class."""
+        return np.unique(self.unit, return_index=True)[1]
 
     @cached_property
     def log(self) -> np.ndarray:
-        """Scaled sums in log2, (samples, genes)."""
+        """Scaled sums in log2, (donors and classes, genes)."""
         scaled = self.total / self.size_factor[:, None]
-        return np.asarray(np.log2(scaled + _PRIOR_COUNT))
+        return self._by_unit(np.asarray(np.log2(scaled + _PRIOR_COUNT)))
+
+    @property
+    def names(self) -> np.ndarray:
+        """Donor of each row of `log`."""
+        return np.asarray(self.donor[self._first])
 
     @property
     def donors(self) -> list[str]:
@@ -53,8 +71,8 @@ class Design:
 
     @property
     def last(self) -> np.ndarray:
-        """Samples of the last class, true/false."""
-        return np.asarray(self.code == len(self.classes) - 1)
+        """Rows of `log` of the last class, true/false."""
+        return np.asarray(self.code[self._first] == len(self.classes) - 1)
 
     def _contrast(self, values: np.ndarray) -> np.ndarray:
         """Change from the first class to the last in each donor; of several, by their slope."""
@@ -67,10 +85,10 @@ class Design:
     def columns(self) -> np.ndarray:
         """Columns of the model beside its constant: of donors within them, of samples between."""
         if self.within:
-            change = self._contrast(self.covariates)
+            change = self._contrast(self._by_unit(self.covariates))
             rounded = np.abs(change) < _ROUNDING * np.abs(self.covariates).max(initial=0.0)
             return np.where(rounded, 0.0, change)  # of what is the same in all cells of a donor
-        return np.column_stack([self.last, self.covariates])
+        return np.column_stack([self.last, self._by_unit(self.covariates)])
 
     @cached_property
     def fit(self) -> Fit:
@@ -89,15 +107,26 @@ class Design:
         if self.within:
             others = self.columns @ self.fit.coefficients
             return pd.DataFrame(self._contrast(self.log) - others, index=self.donors)
-        log, last = self.log - self.covariates @ self.fit.coefficients[1:], self.last
-        return pd.DataFrame(log[last] - log[~last].mean(axis=0), self.donor[last])
+        log, last = self.log - self.columns[:, 1:] @ self.fit.coefficients[1:], self.last
+        return pd.DataFrame(log[last] - log[~last].mean(axis=0), self.names[last])
 
     @property
     def table(self) -> pd.DataFrame:
-        """Donor, class, number of cells and size factor of each sample."""
-        names = np.array(self.classes)[self.code]
-        table = pd.DataFrame({"donor": self.donor.astype(str), "class": names})
-        return table.assign(n_cells=self.n_cells, size_factor=self.size_factor)
+        """Donor, class, number of cells and mean size factor; of several samples, their number."""
+        names, by_unit = np.array(self.classes)[self.code], pd.Series(self.unit).groupby(self.unit)
+        table = pd.DataFrame({"donor": self.donor.astype(str), "class": names}).iloc[self._first]
+        n_cells, factor = (
+            pd.Series(values).groupby(self.unit) for values in (self.n_cells, self.size_factor)
+        )
+        table = table.reset_index(drop=True)
+        table = table.assign(n_cells=n_cells.sum().to_numpy(), size_factor=factor.mean().to_numpy())
+        several = len(table) < len(self.unit)
+        return table.assign(n_samples=by_unit.size().to_numpy()) if several else table
+
+    @property
+    def df(self) -> int:
+        """Degrees of freedom beside the columns that vary; of too few donors below zero."""
+        return len(self.donors) - 1 - int((np.ptp(self.columns, axis=0) > 0).sum())
 
     def test(self) -> Moderated:
         """Moderated t of every gene."""
@@ -105,7 +134,7 @@ class Design:
 
     def taken(self, samples: np.ndarray) -> Self:
         """The same design of some samples (true/false), scaled as it is."""
-        names = "total", "donor", "code", "n_cells", "size_factor", "covariates"
+        names = "total", "donor", "code", "n_cells", "size_factor", "covariates", "unit"
         return replace(self, **{name: getattr(self, name)[samples] for name in names})
 
     def without(self, donor: str) -> Self:

@@ -158,9 +158,8 @@ def _too_few_donors(data: PseudobulkData) -> str:
 
 
 def _too_many_covariates(data: PseudobulkData) -> str:
-    design = data.design
-    n, varies = len(design.donors), np.ptp(design.columns, axis=0) > 0
-    df, least = n - 1 - int(varies.sum()), data.limits.min_donors - 1
+    design, least = data.design, data.limits.min_donors - 1
+    n, df = len(design.donors), design.df
     if df < least:
         names = listed(data.covariates.columns)
         return (

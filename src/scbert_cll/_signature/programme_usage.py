@@ -52,7 +52,8 @@ class ByClass:
         sums, n_cells = (members @ self.counts).toarray(), np.asarray(members.sum(axis=1)).ravel()
         samples = np.repeat(self.names, n), np.tile(np.arange(n), n_donors), n_cells
         none = np.empty((len(sums), 0))  # covariates
-        design = Design(sums, *samples, size_factors(sums), self.classes, True, none)
+        factors, unit = size_factors(sums), np.arange(len(sums))
+        design = Design(sums, *samples, factors, self.classes, True, none, unit)
         return design.scaled_by_unchanged_genes(_UNCHANGED) if n > 1 else design
 
     @cached_property

@@ -202,3 +202,77 @@ def test_within_donors_what_they_share_cancels_and_what_varies_counts() -> None:
     errors = [tables[name].loc[raised, "error"].median() for name in ((), ("sex", "time"))]
     assert errors[1] < 0.5 * errors[0]
     assert tables["sex", "time"]["selected"].sum() <= 1
+
+
+def visited() -> AnnData:
+    """Donors seen twice: later there are more positive cells, and 30 other genes are higher."""
+    adata = sb.datasets.planted_donors(n_cells=320, n_genes=200, rng=0)
+    rng = np.random.default_rng(0)
+    positive = (adata.obs["label"] == "positive").to_numpy()
+    late = rng.random(adata.n_obs) < np.where(positive, 0.75, 0.25)
+    genes = rng.permutation(np.flatnonzero(adata.var["truth"] == 0))[:30]
+    counts = adata.X.toarray().astype(np.int64)
+    fewer = rng.binomial(counts[:, genes], 0.4)
+    counts[:, genes] = np.where(late[:, None], counts[:, genes], fewer)
+    adata.X = sparse.csr_matrix(counts.astype(np.float32))
+    adata.obs["visit"] = np.where(late, "second", "first")
+    adata.var["of_visit"] = np.isin(np.arange(adata.n_vars), genes)
+    return adata
+
+
+def test_samples_of_a_donor_are_compared_on_their_own() -> None:
+    adata = visited()
+    selected = {}
+    for key in (None, "visit"):
+        sb.tl.signature(adata, groupby="label", sample_key=key)
+        selected[key] = adata.var.loc[sb.get.signature(adata)["gene"]]
+    assert selected[None]["of_visit"].sum() >= 10
+    assert selected["visit"]["of_visit"].sum() <= 1
+    assert (selected["visit"]["truth"] != 0).sum() >= 22
+    record = adata.uns["signature"]
+    assert record["n_donors"] == 8
+    assert len(record["samples"]) == 16
+    assert (record["samples"]["n_samples"] == 2).all()
+    assert record["samples"]["n_cells"].sum() == adata.n_obs
+    genes = record["genes"].set_index("gene")
+    means = record["differences"].mean(axis=1)
+    np.testing.assert_allclose(means[genes.index], genes["log2_fc"], atol=1e-10)
+
+
+@pytest.mark.slow  # the procedure anew under 19 permutations: 15 s
+def test_labels_are_permuted_within_samples(tmp_path) -> None:
+    adata = visited()
+    sb.tl.signature(adata, groupby="label", sample_key="visit")
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    again = ad.read_h5ad(tmp_path / "a.h5ad")
+    report = sb.tl.signature_report(again, n_random=19, n_permutations=19)
+    row = report.gates[report.gates["gate"] == "permuted labels"].iloc[0]
+    assert row["passed"] == "yes"
+
+
+@pytest.mark.filterwarnings("ignore:.*whatever else tells them apart")
+@pytest.mark.parametrize("design", ["between", "both"])
+def test_samples_of_donors_that_are_compared_are_no_donors(design: str) -> None:
+    adata = sb.datasets.planted_donors(n_donors=12, n_cells=160, n_genes=200, rng=0)
+    donor = adata.obs["donor"].cat.codes.to_numpy()
+    kept = (donor % 2 == 1) == (adata.obs["label"] == "positive")
+    adata = adata[kept | ((donor < 2) & (design == "both"))].copy()
+    adata.obs["visit"] = np.where(np.arange(adata.n_obs) % 2, "a", "b")
+    sb.tl.signature(adata, **BETWEEN | {"design": design, "sample_key": "visit"})
+    record = adata.uns["signature"]
+    assert record["n_donors"] == 12
+    assert len(record["samples"]) == (12 if design == "between" else 14)
+    assert (record["samples"]["n_samples"] == 2).all()
+    assert (record["genes"]["p"] <= 1).all()
+    assert record["n_selected"] > 10
+
+
+def test_a_sample_that_is_the_donor_is_refused() -> None:
+    adata = homogeneous(12, agree=8)
+    adata.obs["sample"] = "s" + adata.obs["donor"].astype(str)
+    for key in ("donor", "sample"):
+        with pytest.raises(ValueError, match=r"one sample of each donor.*Leave sample_key out"):
+            found(adata, sample_key=key)
+    adata.obs["sample"] = adata.obs["sample"].where(np.arange(adata.n_obs) > 0)
+    with pytest.raises(ValueError, match=r"'sample'\] is missing for 1 cells"):
+        found(adata, sample_key="sample")

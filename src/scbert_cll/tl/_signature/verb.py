@@ -50,6 +50,7 @@ def signature(
     alpha: float = 0.05,
     design: Design = "within",
     covariates: Sequence[str] = (),
+    sample_key: str | None = None,
     veto: bool = False,
     split_key: str = _keys.SPLIT,
     batch_size: int | None = None,
@@ -108,6 +109,10 @@ def signature(
         the same in all cells of each donor cancel and are in no model; of others (time point,
         compartment) the mean over the cells of a donor and class counts. A donor without a value is
         left out. Each column takes a degree of freedom.
+    sample_key
+        `obs` column of a donor's samples (time points, compartments), each summed and scaled on its
+        own. The donor stays the unit: its samples of a class count as their mean. Within donors,
+        samples with all classes, if a donor has any, are the only ones of it.
     veto
         Let the network take genes away that it does not agree on (``attribution_agrees``); needs a
         `model` with an AUROC of 0.75 within held-out donors.
@@ -204,6 +209,7 @@ def signature(
     keys = column_names(covariates, "covariates")
     if taken := [key for key in keys if key in (groupby, donor_key)]:
         raise ValueError(f"{listed(taken)} is what is compared; take it out of covariates.")
+    _check_samples(adata, sample_key, donor_key)
     _checks.genes.known_genes(exclude_genes, adata)
     target = _checks.adata.target(adata, copy=copy)
     if gene is not None:
@@ -244,6 +250,19 @@ def _classes(adata: AnnData, groupby: str, design: str) -> list[str]:
     if design != "within" and len(classes) > 2:
         raise ValueError(f"design={design!r} compares two classes; {where} has {listed(classes)}.")
     return classes
+
+
+def _check_samples(adata: AnnData, sample_key: str | None, donor_key: str) -> None:
+    """Refuse samples that are missing, or are the donors."""
+    if sample_key is None:
+        return
+    samples = _checks.adata.obs_column(adata, sample_key, allow_missing=False)
+    donors = _checks.adata.obs_column(adata, donor_key)
+    if sample_key == donor_key or samples.groupby(donors, observed=True).nunique().max() < 2:
+        raise ValueError(
+            f"adata.obs[{sample_key!r}] has one sample of each donor, which is the donor again. "
+            "Leave sample_key out."
+        )
 
 
 def _confounded(adata: AnnData, source: signature_data.Source, params: dict[str, Any]) -> str:

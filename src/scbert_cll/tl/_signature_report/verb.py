@@ -165,9 +165,9 @@ def signature_report(
     sufficiency and comprehensiveness up to four parts of the donors are held out in turn, and the
     whole procedure, rankings included, runs on the others. Intervals draw donors anew.
 
-    *Covariates.* Labels change places within the cells of a donor that are alike in them; where a
-    covariate has more than ten values, and for a signature between donors, what needs other labels
-    or donors is not run.
+    *Covariates and samples.* Labels change places within the cells of a donor's sample that are
+    alike in the covariates; where a covariate has more than ten values, and for a signature between
+    donors, what needs other labels or donors is not run.
 
     What a network's ``veto`` took away is not taken away again in other donors or under other
     labels.
