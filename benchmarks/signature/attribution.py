@@ -1,7 +1,7 @@
 """Seconds per cell and peak memory of `tl.gene_attribution` over 16,906 genes, by method and by
 what the network's tokens are.
 
-    python -m benchmarks.signature.attribution --quick  # 500 genes, under a minute, writes nothing
+    python -m benchmarks.signature.attribution --quick  # 100 genes, writes nothing
     python -m benchmarks.signature.attribution  # about 10 minutes on two cores
 
 The networks have the default size and random weights, which cost what trained ones do. Before
@@ -29,7 +29,7 @@ import scbert_cll as sc_cll
 from benchmarks._measure import apart, machine, measured, versions
 from scbert_cll.model import ScBERTClassifier
 
-GENES, QUICK_GENES = 16_906, 500
+GENES, QUICK_GENES = 16_906, 100
 CELLS, COUNTS = 4, 6_000
 RESULTS = Path(__file__).parents[1] / "results" / "attribution.json"
 TABLE = Path(__file__).parents[2] / "docs" / "_static" / "signature" / "attribution.md"

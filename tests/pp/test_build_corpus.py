@@ -106,8 +106,8 @@ def file(draw: st.DrawFn, i: int) -> AnnData:
     return AnnData(matrix(X), obs=obs, var=pd.DataFrame(index=genes))
 
 
-@pytest.mark.slow  # builds twenty corpora
-@settings(max_examples=20, deadline=None)
+@pytest.mark.slow  # builds a dozen corpora
+@settings(max_examples=12, deadline=None)
 @given(data=st.data())
 def test_whatever_the_files_every_kept_cell_is_there_once_as_in_memory(data: st.DataObject) -> None:
     files = [data.draw(file(i)) for i in range(data.draw(st.integers(1, 3)))]
