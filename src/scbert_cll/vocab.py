@@ -204,8 +204,8 @@ class GeneVocab:
         -------
         One row per name: ``name``, ``gene`` (empty where there is none), ``index`` (−1), ``how``.
         """
-        own = None if aliases is None else read_aliases(aliases)
-        return resolver.resolve(names, self._names, aliases=own, others=others)
+        read = None if aliases is None else read_aliases(aliases)
+        return resolver.resolve(names, self._names, aliases=read, others=others)
 
     def __len__(self) -> int:
         return len(self._names)

@@ -156,11 +156,11 @@ class Needed:
             if value is not None:
                 share(value, what)
 
-    def is_met(self, counts_used: float, found: float) -> bool:
+    def is_met(self, counts_used: float, matched: float) -> bool:
         """Whether these shares are enough: where none is asked for, half of either."""
         if self.min_counts is None and self.min_matched is None:
-            return max(counts_used, found) >= HALF
-        return counts_used >= (self.min_counts or 0) and found >= (self.min_matched or 0)
+            return max(counts_used, matched) >= HALF
+        return counts_used >= (self.min_counts or 0) and matched >= (self.min_matched or 0)
 
     def __str__(self) -> str:
         if self.min_counts is None and self.min_matched is None:
@@ -181,8 +181,8 @@ def vocabulary_coverage(
     Before its counts are read nothing is refused for them.
     """
     n_matched = n_vocab - len(missing)
-    found = n_matched / n_vocab
-    if n_matched and needed.is_met(1.0 if counts_used is None else counts_used, found):
+    matched = n_matched / n_vocab
+    if n_matched and needed.is_met(1.0 if counts_used is None else counts_used, matched):
         return
     of_counts = "" if counts_used is None else f", with {counts_used:.1%} of its counts"
     other = resolved.loc[resolved["index"] < 0, "name"]
@@ -207,7 +207,7 @@ def vocabulary_coverage(
     if is_mouse or other.str.upper().isin(missing).sum() > max(n_matched, 0.2 * len(other)):
         hint = "The names look like a mouse's: map them first, pp.to_human(adata, orthologues)."
     raise ValueError(
-        f"{n_matched} of {n_vocab} vocabulary genes are in adata ({found:.1%}){of_counts}; "
+        f"{n_matched} of {n_vocab} vocabulary genes are in adata ({matched:.1%}){of_counts}; "
         f"expected at least {needed}. Only in adata ({len(other)}): {listed(other, 3)}; only in "
         f"the vocabulary ({len(missing)}): {listed(missing, 3)}. {hint}"
     )

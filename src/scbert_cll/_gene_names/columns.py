@@ -73,8 +73,8 @@ def _values(var: Any, key: str) -> pd.Index:
 
 def _refuse_mixed(names: pd.Index, where: str) -> None:
     """Refuse names of which some are symbols and others the ids of genes that have a symbol."""
-    known = table.shipped().approved
-    is_known = np.array([without_version(name) in known for name in names], dtype=bool)
+    approved = table.shipped().approved
+    is_known = np.array([without_version(name) in approved for name in names], dtype=bool)
     is_id = are_ensembl(names)
     ids, symbols = names[is_known & is_id], names[is_known & ~is_id]
     if min(len(ids), len(symbols)) <= _MIXED * len(names):

@@ -57,8 +57,8 @@ def look_like_dates(names: Collection[str]) -> np.ndarray:
     """Which names are dates, and no names of genes."""
     are_numbers = np.array([_SERIAL.fullmatch(name) is not None for name in names], dtype=bool)
     has_ids = are_numbers.mean() > _MOST_NUMBERS if len(names) else False
-    found = [day_of(name) is not None for name in names]
-    return np.array(found, dtype=bool) & ~(are_numbers & has_ids)
+    are_days = [day_of(name) is not None for name in names]
+    return np.array(are_days, dtype=bool) & ~(are_numbers & has_ids)
 
 
 def day_of(name: str) -> tuple[int, int] | None:
@@ -81,8 +81,8 @@ def day_of(name: str) -> tuple[int, int] | None:
 def with_symbols(name: str) -> str:
     """The name, with the symbols that a spreadsheet may have made it of."""
     month, day = day_of(name) or (0, 0)
-    known = table.shipped().approved
-    symbols = [f"{stem}{day}" for stem in _SYMBOLS.get(month, ()) if f"{stem}{day}" in known]
+    approved = table.shipped().approved
+    symbols = [f"{stem}{day}" for stem in _SYMBOLS.get(month, ()) if f"{stem}{day}" in approved]
     return f"{name} ({' or '.join(symbols)})" if symbols else name
 
 

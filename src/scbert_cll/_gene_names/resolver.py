@@ -62,19 +62,19 @@ def places_of(genes: Iterable[str], names: pd.Index) -> np.ndarray:
     places = np.array([first.get(gene, -1) for gene in wanted], dtype=np.int64)
     if (places < 0).any():
         resolved = resolve(names, wanted)
-        found = resolved[resolved["how"].isin(["genome", "ensembl", "alias"])]
-        found = found[~found["index"].duplicated(keep=False)]
-        places[found["index"].to_numpy()] = found.index.to_numpy()
+        unique = resolved[resolved["how"].isin(["genome", "ensembl", "alias"])]
+        unique = unique[~unique["index"].duplicated(keep=False)]
+        places[unique["index"].to_numpy()] = unique.index.to_numpy()
     return places
 
 
 def in_data(genes: Iterable[str], names: pd.Index) -> list[str]:
     """What a data set calls genes of man, of the mouse, too; the given name where it has none."""
-    wanted, there = list(genes), set(names)
-    if there.issuperset(wanted):
+    wanted, present = list(genes), set(names)
+    if present.issuperset(wanted):
         return wanted
     called = dict(zip(wanted, species.in_data(wanted, names), strict=True))
-    absent = [gene for gene, name in called.items() if name not in there]
+    absent = [gene for gene, name in called.items() if name not in present]
     places = places_of(absent, names)
     called |= {gene: str(names[at]) for gene, at in zip(absent, places, strict=True) if at >= 0}
     return [called[gene] for gene in wanted]
@@ -99,9 +99,9 @@ def without_version(name: str) -> str:
 def _without_genome(query: pd.Index, vocabulary: pd.Index) -> pd.Index:
     """Names without the genome before them; empty for genes of another species."""
     names = pd.Series(list(query), dtype=object)
-    found = names.str.extract(species.GENOME)
-    gene = found["gene"]
-    human, mouse = (gene.where(found[of].notna()) for of in ("human", "mouse"))
+    parts = names.str.extract(species.GENOME)
+    gene = parts["gene"]
+    human, mouse = (gene.where(parts[of].notna()) for of in ("human", "mouse"))
     is_mouse_id = mouse.str.startswith("ENSMUSG", na=False)
     mouse = mouse.where(~mouse.str.isupper().eq(True) | is_mouse_id)
     n_human, n_mouse = human.isin(vocabulary).sum(), mouse.isin(vocabulary).sum()

@@ -40,14 +40,14 @@ def shipped(folder: Path = FOLDER) -> NameTable:
         It is not what it was when it was made.
     """
     try:
-        note, found = read_json(folder / NOTE), sha256(folder / TABLE)
+        note, checksum = read_json(folder / NOTE), sha256(folder / TABLE)
     except (OSError, ValueError) as error:
         raise ValueError(f"The table of gene names cannot be read: {error}. {_AGAIN}.") from error
     version, expected = str(note.get("version")), str(note.get("sha256"))
-    if found != expected:
+    if checksum != expected:
         raise ValueError(
             f"The table of gene names is damaged: the checksum of {folder / TABLE} begins with "
-            f"{found[:12]}, and that of version {version!r} with {expected[:12]}. {_AGAIN}."
+            f"{checksum[:12]}, and that of version {version!r} with {expected[:12]}. {_AGAIN}."
         )
     with lzma.open(folder / TABLE, "rt", encoding="utf-8") as file:
         lines = [line.rstrip("\n") for line in file if not line.startswith("#")]
@@ -56,7 +56,7 @@ def shipped(folder: Path = FOLDER) -> NameTable:
     for name, symbol in _others(lines):
         if name not in table and symbol not in others.setdefault(name, symbol).split("|"):
             others[name] += f"|{symbol}"
-    return NameTable(table | others, version, found)
+    return NameTable(table | others, version, checksum)
 
 
 def _others(lines: list[str]) -> Iterator[tuple[str, str]]:

@@ -85,9 +85,9 @@ def _numbers_or_levels(column: pd.Series, key: str) -> pd.Series:
     is_word, n = np.isnan(numbers), len(names)
     are_levels = not is_word.any() and (numbers % 1 == 0).all() and n <= _MOST_WORDS
     if not levels.cat.ordered and n > 2 and 2 * is_word.sum() < n and not are_levels:
-        found = names[is_word] if is_word.any() else names
+        strange = names[is_word] if is_word.any() else names
         raise ValueError(
-            f"The covariate {key!r} has words where numbers are meant: {listed(found)}. Make it "
+            f"The covariate {key!r} has words where numbers are meant: {listed(strange)}. Make it "
             f"numbers, in which words are missing: adata.obs[{key!r}] = "
             f"pd.to_numeric(adata.obs[{key!r}].astype(str), errors='coerce')."
         )
@@ -115,8 +115,8 @@ def check_values(values: pd.DataFrame, donors: np.ndarray, which: str = "") -> N
     """Refuse what is the same in all donors, and levels of a single donor."""
     n = len(set(donors))
     for key, column in values.items():
-        held = column.groupby(donors, observed=True).apply(lambda part: frozenset(part.dropna()))
-        levels = pd.Series([level for of_donor in held for level in of_donor]).value_counts()
+        by_donor = column.groupby(donors, observed=True).apply(lambda part: frozenset(part.dropna()))
+        levels = pd.Series([level for of_donor in by_donor for level in of_donor]).value_counts()
         if len(levels) < 2:
             raise ValueError(
                 f"The covariate {key!r} is the same in all {n} donors{which} "
@@ -124,7 +124,7 @@ def check_values(values: pd.DataFrame, donors: np.ndarray, which: str = "") -> N
             )
         is_number = types.is_numeric_dtype(column) and len(levels) > 2
         if not is_number and len(single := levels.index[levels < 2]):
-            whose = [str(name) for name, part in held.items() if single[0] in part]
+            whose = [str(name) for name, part in by_donor.items() if single[0] in part]
             raise ValueError(
                 f"The covariate {key!r} has levels that only one donor{which} has: "
                 f"{listed(single)} ({listed(whose)}), and nothing tells them from the donor. Merge "
@@ -228,7 +228,7 @@ def associated(adata: AnnData, donors: pd.Series, last: pd.Series, taken: set[st
 
     `last` is whether a donor, by name, is of the last class.
     """
-    found = []
+    columns = []
     obs = cast("pd.DataFrame", adata.obs)[donors.isin(last.index).to_numpy()]
     donor = donors[donors.isin(last.index)].to_numpy()
     for key in [key for key in obs if key not in taken]:
@@ -237,16 +237,16 @@ def associated(adata: AnnData, donors: pd.Series, last: pd.Series, taken: set[st
             continue
         column = by_donor.first().reindex(last.index).infer_objects()
         is_number = types.is_numeric_dtype(column) and not types.is_bool_dtype(column)
-        known, n_levels = column.notna(), column.nunique()
-        if n_levels < 2 or (not is_number and 2 * n_levels > known.sum()):
+        has_value, n_levels = column.notna(), column.nunique()
+        if n_levels < 2 or (not is_number and 2 * n_levels > has_value.sum()):
             continue
-        values = column[known].astype(np.float64 if is_number else str).to_frame()
+        values = column[has_value].astype(np.float64 if is_number else str).to_frame()
         if not is_number:
             values = pd.get_dummies(values, drop_first=True, dtype=np.float64)
-        x, y = values.to_numpy(np.float64), last[known].to_numpy(np.float64)
+        x, y = values.to_numpy(np.float64), last[has_value].to_numpy(np.float64)
         x, y = x - x.mean(axis=0), y - y.mean()
         share = float(((x @ (np.linalg.pinv(x) @ y)) ** 2).sum() / max((y**2).sum(), 1e-12))
         if stats.chi2.sf(len(y) * share, np.linalg.matrix_rank(x)) < _CLEAR:
             measure = "correlation" if is_number else "Cramér's V"
-            found.append((share, f"{key!r} ({measure} {share**0.5:.2f})"))
-    return [text for _, text in sorted(found, reverse=True)]
+            columns.append((share, f"{key!r} ({measure} {share**0.5:.2f})"))
+    return [text for _, text in sorted(columns, reverse=True)]

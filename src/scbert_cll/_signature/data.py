@@ -251,8 +251,8 @@ def read(adata: AnnData, params: Mapping[str, Any], layer: str | None) -> Source
     keys = [str(key) for key in params.get("covariates", ())]
     covariates = covariates_of.read(adata, keys, donors, rows, limits.design)
     left_out = sorted({name for names in covariates.missing.values() for name in names})
-    kept = ~np.isin(donors.iloc[rows].to_numpy(), left_out)
-    rows, values = rows[kept], covariates.values[kept]
+    complete = ~np.isin(donors.iloc[rows].to_numpy(), left_out)
+    rows, values = rows[complete], covariates.values[complete]
     excluded = [str(gene) for gene in params["exclude_genes"]]
     columns = np.flatnonzero(~adata.var_names.isin(excluded))
     genes, matrix = adata.var_names[columns], matrix[rows][:, columns]

@@ -32,8 +32,8 @@ def detectable(test: Moderated, alpha: float) -> float:
     With a power of 80 %, at the p that Benjamini and Hochberg's procedure asks for where 1 % of the
     genes are found.
     """
-    asked = stats.t.isf(alpha * _CHANGED / 2, test.df) + stats.t.ppf(_POWER, test.df)
-    return float(np.median(asked * test.error))
+    t = stats.t.isf(alpha * _CHANGED / 2, test.df) + stats.t.ppf(_POWER, test.df)
+    return float(np.median(t * test.error))
 
 
 def other_design(data: PseudobulkData) -> str:

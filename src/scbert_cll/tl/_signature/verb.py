@@ -271,11 +271,11 @@ def _confounded(adata: AnnData, source: signature_data.Source, params: dict[str,
     last = data.n_cells.loc[data.sampled.index].idxmax(axis=1) == data.classes[-1]
     taken = {params["groupby"], params["donor_key"], *keys}
     columns = covariates_of.associated(adata, source.donors, last, taken)[:_MOST_NAMED]
-    known = f" These columns go with the class over donors: {', '.join(columns)}; adjust for them: "
-    known += "covariates=[...]."
+    near = f" These columns go with the class over donors: {', '.join(columns)}; adjust for them: "
+    near += "covariates=[...]."
     but = f", but for {listed(keys)}" if keys else ""
     return (
         f"design={params['design']!r} compares donors with each other: whatever else tells them "
         f"apart (genotype, trisomy, batch, treatment) is in the signature, too{but}."
-        f"{known if columns else ''}"
+        f"{near if columns else ''}"
     )
