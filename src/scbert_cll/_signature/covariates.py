@@ -115,7 +115,9 @@ def check_values(values: pd.DataFrame, donors: np.ndarray, which: str = "") -> N
     """Refuse what is the same in all donors, and levels of a single donor."""
     n = len(set(donors))
     for key, column in values.items():
-        by_donor = column.groupby(donors, observed=True).apply(lambda part: frozenset(part.dropna()))
+        by_donor = column.groupby(donors, observed=True).apply(
+            lambda part: frozenset(part.dropna())
+        )
         levels = pd.Series([level for of_donor in by_donor for level in of_donor]).value_counts()
         if len(levels) < 2:
             raise ValueError(
