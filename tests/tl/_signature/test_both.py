@@ -106,5 +106,5 @@ def test_with_donors_of_both_classes_only_it_is_within() -> None:
 
 def test_one_donor_of_both_classes_is_too_few() -> None:
     held = record(study(n_bimodal=1))
-    assert held["reason"].startswith("1 donor of 12 have 20 cells of both classes")
+    assert held["reason"].startswith("1 donor of 12 has 20 cells of both classes")
     assert "design='between' would compare 12 donors" in held["reason"]
