@@ -138,9 +138,10 @@ def _coefficients(data: PseudobulkData) -> np.ndarray:
 def _too_few_donors(data: PseudobulkData) -> str:
     names, limits = data.complete_donors, data.limits
     if limits.design == "both" and data.n_complete < _FEWEST:
+        has = "has" if data.n_complete == 1 else "have"
         return (
-            f"{_donors(data.n_complete)} of {len(names)} {'has' if data.n_complete == 1 else 'have'} "
-            f"{limits.min_cells} cells of both classes, and design='both' needs {_FEWEST}{other_design(data)}"
+            f"{_donors(data.n_complete)} of {len(names)} {has} {limits.min_cells} cells of both "
+            f"classes, and design='both' needs {_FEWEST}{other_design(data)}"
         )
     if not limits.within:
         each = "; ".join(f"{name}: {n}" for name, n in data.sampled.sum().items())
