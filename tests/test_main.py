@@ -181,9 +181,12 @@ def test_demo_counts_the_planted_genes_that_each_way_names(tmp_path, monkeypatch
     assert "of an earlier run" not in (tmp_path / "signature.csv").read_text()
 
 
-@pytest.mark.slow  # a whole demo
 @pytest.mark.parametrize(
-    ("n_donors", "sentence"), [(2, "two donors, D0. is held out"), (1, "Split by cell")]
+    ("n_donors", "sentence"),
+    [
+        pytest.param(2, "two donors, D0. is held out", marks=pytest.mark.slow),  # a whole demo
+        (1, "Split by cell"),
+    ],
 )
 def test_demo_says_how_it_split_when_donors_are_few(tmp_path, n_donors, sentence, capsys):
     toy = small_toy(n_donors)

@@ -214,7 +214,7 @@ def _resolved(
     pairs = pairs[(pairs != "").all(axis=1)].drop_duplicates()
     _not_human(plain, pairs, (source, of_human))
     per_gene = pairs.groupby("gene", sort=False)["human"]
-    human = plain.map(per_gene.agg(", ".join))
+    human = plain.map(per_gene.agg(", ".join)).astype(object)
     n_sources = human.map(pairs["human"].value_counts()).fillna(1)
     is_shared = (n_sources > 1) | plain.duplicated(keep=False)
     choices = [human.isna(), plain.map(per_gene.size()).gt(1), is_shared]

@@ -201,16 +201,15 @@ def test_sets_are_listed_and_have_no_rule(reported) -> None:
 
 @pytest.fixture(scope="session")
 def asked():
-    adata = planted(n_cells=64, n_genes=100)
+    adata = planted(n_cells=48, n_genes=100)
     sb.pp.split_donors(adata, "donor", labels_key="label", rng=0)
     sb.pp.bin_expression(adata)
     ScBERTClassifier.setup_anndata(adata, labels_key="label")
     model = ScBERTClassifier(adata, rng=0, gene_embedding="learned")
-    model.train(12, split_key="split", accelerator="cpu", enable_progress_bar=False)
+    model.train(10, split_key="split", accelerator="cpu", enable_progress_bar=False)
     return adata, model, sb.tl.signature_report(adata, model, n_refits=1, **FEW)
 
 
-@pytest.mark.slow  # a report with a network
 def test_attention_goes_through_the_same_gates_and_fails(asked) -> None:
     _, _, report = asked
     for name in ("permuted labels", "stability", "random head", "random network"):
@@ -224,7 +223,6 @@ def test_attention_goes_through_the_same_gates_and_fails(asked) -> None:
     assert "attention" in report.to_markdown().splitlines()[4]
 
 
-@pytest.mark.slow  # a report with a network
 def test_an_attribution_that_was_learned_goes_with_the_weights(asked) -> None:
     _, _, report = asked
     head, whole = (gate(report, name, "attribution") for name in ("random head", "random network"))
@@ -239,7 +237,6 @@ def test_an_attribution_that_was_learned_goes_with_the_weights(asked) -> None:
     assert shares[0] < 1
 
 
-@pytest.mark.slow  # a report with a network
 def test_what_the_network_loses_is_what_it_says_of_cells_it_was_not_trained_on(asked) -> None:
     """The same by hand: the signature of the training donors, dropped from the test cells."""
     adata, model, report = asked
