@@ -39,7 +39,7 @@ class Design:
 
     def _by_unit(self, values: np.ndarray) -> np.ndarray:
         """Means over the samples of each donor and class."""
-        if len(self.unit) == self._first[-1] + 1:
+        if len(self.unit) == len(self._first):
             return values
         return np.asarray(pd.DataFrame(values).groupby(self.unit).mean().to_numpy())
 

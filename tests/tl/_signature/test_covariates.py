@@ -240,6 +240,28 @@ def test_samples_of_a_donor_are_compared_on_their_own() -> None:
 
 
 @pytest.mark.slow  # the procedure anew under 19 permutations: 15 s
+@pytest.mark.parametrize("single", ["first", "last", "every other"])
+def test_donors_may_have_different_numbers_of_samples(single: str) -> None:
+    """The mean over a donor's samples counts, whoever has one only."""
+    adata = sb.datasets.planted_donors(n_cells=160, n_genes=120, n_planted=15, rng=0)
+    donor = adata.obs["donor"].astype(str)
+    names = sorted(donor.unique())
+    of_one = {"first": names[:1], "last": names[-1:], "every other": names[::2]}[single]
+    visit = np.random.default_rng(0).integers(2, size=adata.n_obs) * ~donor.isin(of_one)
+    adata.obs["visit"] = donor + " " + visit.astype(str)
+    sb.tl.signature(adata, groupby="label", sample_key="visit", min_cells=10)
+    record = adata.uns["signature"]
+    assert record["n_selected"] > 10
+    n_samples = np.where(record["samples"]["donor"].isin(of_one), 1, 2)
+    np.testing.assert_array_equal(record["samples"]["n_samples"], n_samples)
+    assert record["samples"]["n_cells"].sum() == adata.n_obs
+    expression = record["expression"]
+    of_donor = {
+        name: expression[f"{name}|positive"] - expression[f"{name}|negative"] for name in names
+    }
+    np.testing.assert_allclose(record["differences"][names], pd.DataFrame(of_donor)[names])
+
+
 def test_labels_are_permuted_within_samples(tmp_path) -> None:
     adata = visited()
     sb.tl.signature(adata, groupby="label", sample_key="visit")
