@@ -62,8 +62,6 @@ def test_a_training_enters_as_many_files_as_the_page_says(now: dict[str, float])
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=house.ROOT, capture_output=True, text=True, check=True)
     n_files = int(done.stdout.split()[-1])
-    if n_files == 0:  # seen on a busy machine
-        pytest.skip("Python reported no call to its profiler")
     assert n_files == pytest.approx(_said(now, "files that `tl.finetune` enters"), abs=2)
 
 

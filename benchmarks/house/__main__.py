@@ -22,7 +22,7 @@ import tokenize
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
+from types import CodeType
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
@@ -235,15 +235,21 @@ def of_a_walk() -> dict[str, int]:
     walk = inspect.unwrap(sc_cll.tl.finetune)
     entered: set[str] = set()
 
-    def note(frame: FrameType, event: str, _: object) -> None:
-        if event == "call" and frame.f_code.co_filename.startswith(str(SOURCE)):
-            entered.add(frame.f_code.co_filename)
+    watch = sys.monitoring  # sys.setprofile has been seen to report no call at all
 
-    sys.setprofile(note)
+    def note(code: CodeType, _: int) -> object:
+        if code.co_filename.startswith(str(SOURCE)):
+            entered.add(code.co_filename)
+        return watch.DISABLE  # once is enough
+
+    watch.use_tool_id(watch.PROFILER_ID, "files entered")
+    watch.register_callback(watch.PROFILER_ID, watch.events.PY_START, note)
+    watch.set_events(watch.PROFILER_ID, watch.events.PY_START)
     try:
         walk(adata, max_epochs=1, accelerator="cpu", enable_progress_bar=False)
     finally:
-        sys.setprofile(None)
+        watch.set_events(watch.PROFILER_ID, watch.events.NO_EVENTS)
+        watch.free_tool_id(watch.PROFILER_ID)
     return {"files_of_finetune": len(entered)}
 
 
