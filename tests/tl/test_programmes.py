@@ -257,6 +257,17 @@ def test_no_such_column_of_classes() -> None:
     sc_cll.tl.programmes(planted(), groupby=None, **QUICK)
 
 
+def test_levels_of_a_protein_are_no_classes() -> None:
+    adata = planted()
+    adata.obs["level"] = np.linspace(-2, 3, adata.n_obs)
+    text = refused(
+        adata, ValueError, "different numbers, and classes are categories", groupby="level"
+    )
+    assert "pd.cut(adata.obs['level'], bins=[...])" in text
+    adata.obs["level"] = pd.cut(adata.obs["level"], bins=[-3, 0, 4], labels=["low", "high"])
+    sc_cll.tl.programmes(adata, groupby="level", **QUICK)
+
+
 @pytest.mark.parametrize(
     "how",
     [

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from pandas.api import types
 from scipy import sparse
 from sklearn.model_selection import GroupKFold
 
@@ -22,6 +23,7 @@ from scbert_cll._signature.both import MixedDesign
 from scbert_cll._signature.design import Design, size_factors
 
 N_FOLDS = 4
+_MOST_CODES = 10  # numbers that may be classes
 
 
 @dataclass(frozen=True)
@@ -225,6 +227,18 @@ class PseudobulkData:
         n_folds = N_FOLDS if n - -(-n // N_FOLDS) >= least else n
         parts = GroupKFold(n_folds).split(names, groups=names)
         return [[names[i] for i in test] for _, test in parts]
+
+
+def classes_of(adata: AnnData, groupby: str) -> list[str]:
+    """The classes of a column, in order; numbers that are no codes of classes are refused."""
+    column = checks.obs_column(adata, groupby)
+    n, where = column.nunique(), f"adata.obs[{groupby!r}]"
+    if types.is_numeric_dtype(column) and n > _MOST_CODES:
+        raise ValueError(
+            f"{where} holds {n} different numbers, and classes are categories. Cut it at values "
+            f"fixed beforehand: {where} = pd.cut({where}, bins=[...])."
+        )
+    return checks.classes(column, groupby)
 
 
 class Source(NamedTuple):

@@ -8,7 +8,6 @@ from typing import Self
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from scbert_cll._signature.moderated import Fit, Moderated
 
@@ -74,7 +73,7 @@ class Design:
         """Rows of `log` of the last class, true/false."""
         return np.asarray(self.code[self._first] == len(self.classes) - 1)
 
-    def _contrast(self, values: np.ndarray) -> np.ndarray:
+    def contrast(self, values: np.ndarray) -> np.ndarray:
         """Change from the first class to the last in each donor; of several, by their slope."""
         n = len(self.classes)
         step = np.arange(n) - (n - 1) / 2
@@ -85,7 +84,7 @@ class Design:
     def columns(self) -> np.ndarray:
         """Columns of the model beside its constant: of donors within them, of samples between."""
         if self.within:
-            change = self._contrast(self._by_unit(self.covariates))
+            change = self.contrast(self._by_unit(self.covariates))
             rounded = np.abs(change) < _ROUNDING * np.abs(self.covariates).max(initial=0.0)
             return np.where(rounded, 0.0, change)  # of what is the same in all cells of a donor
         return np.column_stack([self.last, self._by_unit(self.covariates)])
@@ -94,7 +93,7 @@ class Design:
     def fit(self) -> Fit:
         """The linear model: within donors the constant is tested, between them the class."""
         if self.within:
-            return Fit.of(self._contrast(self.log), self.columns)
+            return Fit.of(self.contrast(self.log), self.columns)
         return Fit.of(self.log, self.columns, tested=0)
 
     @property
@@ -106,7 +105,7 @@ class Design:
         """
         if self.within:
             others = self.columns @ self.fit.coefficients
-            return pd.DataFrame(self._contrast(self.log) - others, index=self.donors)
+            return pd.DataFrame(self.contrast(self.log) - others, index=self.donors)
         log, last = self.log - self.columns[:, 1:] @ self.fit.coefficients[1:], self.last
         return pd.DataFrame(log[last] - log[~last].mean(axis=0), self.names[last])
 
@@ -149,7 +148,7 @@ class Design:
         """
         design = self
         for _ in range(_ROUNDS):
-            unchanged = stats.false_discovery_control(design.test().p) >= alpha
+            unchanged = design.test().q >= alpha
             if unchanged.all() or unchanged.mean() < _LEAST_SHARE:
                 break
             design = replace(self, size_factor=size_factors(self.total[:, unchanged]))

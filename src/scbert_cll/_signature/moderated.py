@@ -21,6 +21,19 @@ class Moderated(NamedTuple):
     df: float | np.ndarray  # of all genes, or of each
     df_prior: float
 
+    @property
+    def q(self) -> np.ndarray:
+        """Benjamini and Hochberg's q."""
+        return np.asarray(stats.false_discovery_control(self.p))
+
+    @property
+    def evidence(self) -> dict[str, np.ndarray]:
+        """Columns of a table: log2 fold change, its standard error and 95 % limits, t, p, q."""
+        reach = self.error * stats.t.ppf(0.975, self.df)
+        columns = {"log2_fc": self.effect, "error": self.error}
+        columns |= {"low": self.effect - reach, "high": self.effect + reach}
+        return columns | {"t": self.t, "p": self.p, "q": self.q}
+
 
 def paired(differences: np.ndarray, abundance: np.ndarray) -> Moderated:
     """Test that the mean of the differences, donors × genes, is zero.

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from scbert_cll._checks.words import listed
 from scbert_cll._signature import linear_filter
@@ -56,26 +55,18 @@ def find(data: PseudobulkData) -> Signature:
             return _within_instead(data, facts)
     coefficient = _coefficients(data)
     gate = linear_filter.threshold(coefficient)
-    q = stats.false_discovery_control(test.p)
     sign = np.sign(test.effect).astype(np.int64)
     agrees = (np.sign(coefficient) == sign) & (np.abs(coefficient) > gate)
     n_left_out = np.zeros(len(names), dtype=np.int64)  # with the linear filter as it is
     for donor in design.donors if len(design.donors) > _FEWEST else []:
         others = design.without(donor).test()
-        passes = stats.false_discovery_control(others.p) < alpha
+        passes = others.q < alpha
         n_left_out += (np.sign(others.effect) == sign) & passes & agrees & parts
-    reach = test.error * stats.t.ppf(0.975, test.df)
     columns = {
         "gene": names.astype(str),
         "sign": sign,
-        "selected": (q < alpha) & agrees & parts,
-        "log2_fc": test.effect,
-        "error": test.error,
-        "low": test.effect - reach,
-        "high": test.effect + reach,
-        "t": test.t,
-        "p": test.p,
-        "q": q,
+        "selected": (test.q < alpha) & agrees & parts,
+        **test.evidence,
         "coefficient": coefficient,
         "agrees": agrees,
         "n_same_sign": (np.sign(design.differences.to_numpy()) == sign).sum(axis=0),

@@ -69,9 +69,7 @@ class ByClass:
     @property
     def differences(self) -> np.ndarray:
         """Change from the first class to the last, donors × programmes; by the slope over all."""
-        n = len(self.classes)
-        step = np.arange(n) - (n - 1) / 2
-        return np.asarray(np.tensordot(self.log, step / (step**2).sum() * (n - 1), axes=(1, 0)))
+        return self.design.contrast(self.log.reshape(-1, self.log.shape[2]))
 
     @cached_property
     def test(self) -> Moderated:
@@ -96,24 +94,17 @@ class ByClass:
         test, differences = self.test, self.differences
         largest = [np.abs(self.permuted(rng).test.t).max() for _ in range(n_permutations)]
         n_larger = (np.array(largest)[:, None] >= np.abs(test.t)).sum(axis=0)
-        q, reach = stats.false_discovery_control(test.p), test.error * stats.t.ppf(0.975, test.df)
         p_permuted = (1 + n_larger) / (1 + n_permutations)
         of_genes = np.sign(self.design.differences.mean(axis=0).to_numpy())
         members = self.programmes.weights.to_numpy() > 0
         same = of_genes[:, None] == np.sign(test.effect)
         agreeing = (members & same).sum(axis=0) / members.sum(axis=0)
         columns = {
-            "log2_fc": test.effect,
-            "error": test.error,
-            "low": test.effect - reach,
-            "high": test.effect + reach,
-            "t": test.t,
-            "p": test.p,
-            "q": q,
+            **test.evidence,
             "p_permuted": p_permuted,
             "n_same_sign": (np.sign(differences) == np.sign(test.effect)).sum(axis=0),
             "genes_agree": agreeing,
-            "tied": (q < alpha) & (p_permuted < alpha) & (agreeing >= _MOST),
+            "tied": (test.q < alpha) & (p_permuted < alpha) & (agreeing >= _MOST),
         }
         return pd.DataFrame(columns)
 

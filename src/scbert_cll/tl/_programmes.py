@@ -15,6 +15,7 @@ from scipy import sparse
 from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll._checks.counts import noted_counts
 from scbert_cll._checks.words import key_in, listed, number_in, share
+from scbert_cll._signature.data import classes_of
 from scbert_cll._signature.programme_usage import ByClass, depth_r
 from scbert_cll._signature.programmes import (
     Programmes,
@@ -146,7 +147,8 @@ def programmes(
         A column or layer is missing.
     ValueError
         Too few donors have enough cells, values are no raw counts, a cell has none, ranks are out
-        of range, there are fewer than two classes, or a parameter is out of range.
+        of range, there are fewer than two classes or more than ten numbers as classes, or a
+        parameter is out of range.
 
     Notes
     -----
@@ -177,7 +179,7 @@ def programmes(
     if groupby is not None:
         remedy = "Name the column of classes, or look for programmes alone: groupby=None."
         key_in(groupby, adata.obs, "adata.obs", remedy)
-        classes = _checks.adata.classes(_checks.adata.obs_column(adata, groupby), groupby)
+        classes = classes_of(adata, groupby)
     target = _checks.adata.target(adata, copy=copy)
     donors = _checks.people.donors(adata, donor_key)
     counts, note = noted_counts(adata, layer)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
 from anndata import AnnData
-from pandas.api import types
 
 from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll._checks.words import choice, column_names, is_model, listed, number_in, share
@@ -29,7 +28,6 @@ Design = Literal["within", "between", "both"]
 _FORMER: Final[Mapping[str, Mapping[object, object]]] = {
     "paired": {True: "within", False: "between"}
 }
-_MOST_CODES: Final = 10  # numbers that may be classes
 _MOST_NAMED: Final = 3  # columns that go with the class
 
 
@@ -205,7 +203,10 @@ def signature(
     elif veto:
         raise ValueError("veto=True needs a model, whose opinion it is.")
     choice(design, get_args(Design), "design")
-    classes = _classes(adata, groupby, design)
+    classes = signature_data.classes_of(adata, groupby)
+    if design != "within" and len(classes) > 2:
+        where = f"adata.obs[{groupby!r}]"
+        raise ValueError(f"design={design!r} compares two classes; {where} has {listed(classes)}.")
     keys = column_names(covariates, "covariates")
     if taken := [key for key in keys if key in (groupby, donor_key)]:
         raise ValueError(f"{listed(taken)} is what is compared; take it out of covariates.")
@@ -235,21 +236,6 @@ def signature(
     numbers = record["n_selected"], record["n_tested"], why
     logger.info("%d of %d genes selected%s.", *numbers)
     return target if copy else None
-
-
-def _classes(adata: AnnData, groupby: str, design: str) -> list[str]:
-    """The classes in order; numbers that are none are refused, and more than two between donors."""
-    column = _checks.adata.obs_column(adata, groupby)
-    n, where = column.nunique(), f"adata.obs[{groupby!r}]"
-    if types.is_numeric_dtype(column) and n > _MOST_CODES:
-        raise ValueError(
-            f"{where} holds {n} different numbers, and classes are categories. Cut it at values "
-            f"fixed beforehand: {where} = pd.cut({where}, bins=[...])."
-        )
-    classes = _checks.adata.classes(column, groupby)
-    if design != "within" and len(classes) > 2:
-        raise ValueError(f"design={design!r} compares two classes; {where} has {listed(classes)}.")
-    return classes
 
 
 def _check_samples(adata: AnnData, sample_key: str | None, donor_key: str) -> None:
