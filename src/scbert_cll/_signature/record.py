@@ -27,11 +27,7 @@ def of(data: PseudobulkData, gene: str | None) -> Record:
     tables = dict.fromkeys(empty, pd.DataFrame())
     if len(genes):
         genes = genes.assign(family=family(pd.Index(genes["gene"]), gene))
-        data = (
-            data
-            if "n_donors_within" in signature.facts or data.limits.design != "both"
-            else data.inside
-        )
+        data = compared(data, signature.facts)
         design, tested = data.design, data.counts.tested.genes
         names = (design.table[column].tolist() for column in ("donor", "class"))
         expression = pd.DataFrame(design.log.T, tested, _names.columns_of(*names))
@@ -40,6 +36,12 @@ def of(data: PseudobulkData, gene: str | None) -> Record:
     tables |= {"genes": genes, "donors": data.n_cells}
     facts = {"reason": signature.reason, "n_selected": len(signature.selected)}
     return tables | facts | signature.facts
+
+
+def compared(data: PseudobulkData, facts: Mapping[str, Any]) -> PseudobulkData:
+    """What a signature is of: where its parts disagree, donors with both classes only."""
+    joined = data.limits.design != "both" or "n_donors_within" in facts
+    return data if joined else data.inside
 
 
 def join_network(record: Record, columns: pd.DataFrame, *, veto: bool) -> None:

@@ -16,7 +16,7 @@ from scbert_cll.pl import _rows, _style
 
 _PARTS: Final = ("programmes", "usage", "means", "reason", "params")
 _CAPTION: Final = (
-    "Thin: donors; thick: mean over donors with 95 % interval of what differs within them. Red: "
+    "Thin: donors; thick: mean over donors with 95 % interval of what differs within them. Orange: "
     "tied to the class (q, permuted labels, and most of the genes)."
 )
 _ALONE: Final = "Dots: donors; bar: mean with 95 % interval."

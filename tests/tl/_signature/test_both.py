@@ -78,10 +78,16 @@ def test_where_clones_tell_donors_apart_it_is_the_signature_within() -> None:
     held = record(adata)
     assert held["verdict"].startswith("not joined: ")
     assert "n_donors_within" not in held
-    within = sb.tl.signature(adata, groupby="label", copy=True).uns["signature"]
+    other = sb.tl.signature(adata, groupby="label", copy=True)
+    within = other.uns["signature"]
     pd.testing.assert_frame_equal(held["genes"], within["genes"])
     pd.testing.assert_frame_equal(held["differences"], within["differences"])
     assert held["n_selected"] > 0
+    few_draws = {"n_random": 19, "n_permutations": 19}
+    reports = [sb.tl.signature_report(cells, **few_draws) for cells in (adata, other)]
+    pd.testing.assert_frame_equal(reports[0].gates, reports[1].gates)
+    ran = reports[0].gates.set_index(["gate", "subject"]).loc[("permuted labels", "signature")]
+    assert ran["passed"] != "not run"
 
 
 def test_covariates_of_donors_and_of_samples_are_in_their_parts() -> None:

@@ -211,7 +211,8 @@ def signature_report(
     found_with = record["params"]
     layer = None if found_with["layer"] == "X" else str(found_with["layer"])
     source = signature_data.read(adata, found_with, layer)
-    data, rngs = source.data, np.random.default_rng(rng).spawn(4)
+    data = signature_record.compared(source.data, record)
+    rngs = np.random.default_rng(rng).spawn(4)
     n_genes = len(selected_names(genes))
     k = min(n_genes or _USUAL, max(len(data.counts.tested.genes) // 3, 1))
     rows: list[Criterion] = []
