@@ -65,6 +65,18 @@ def test_a_training_enters_as_many_files_as_the_page_says(now: dict[str, float])
     assert n_files == pytest.approx(_said(now, "files that `tl.finetune` enters"), abs=2)
 
 
+@pytest.mark.parametrize("name", ["tests", "benchmarks"])
+def test_another_package_of_the_name_hides_none_of_ours(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").touch()
+    root = str(Path(__file__).parents[1])
+    code = (
+        f"import sys; sys.path[:0] = {[root, str(tmp_path)]}; import {name}; print({name}.__path__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str([str(Path(root) / name)])
+
+
 def test_mutants_are_of_files_and_tests_that_exist() -> None:
     for files, tests in mutation.ROOMS.values():
         assert all(list(house.SOURCE.glob(pattern)) for pattern in files), files

@@ -11,6 +11,7 @@ from anndata import AnnData
 from scipy import optimize, sparse
 
 import scbert_cll as sc_cll
+from scbert_cll._signature.programme_usage import ByClass
 from tests._make import unchanged
 
 DIVIDING = [
@@ -255,6 +256,27 @@ def test_no_such_column_of_classes() -> None:
     text = refused(planted(), KeyError, "'cd49d' is not in adata.obs", groupby="cd49d")
     assert "groupby=None" in text
     sc_cll.tl.programmes(planted(), groupby=None, **QUICK)
+
+
+def test_labels_that_are_as_good_permuted_tie_nothing(monkeypatch) -> None:
+    monkeypatch.setattr(ByClass, "permuted", lambda self, rng: self)
+    adata = planted()
+    sc_cll.tl.programmes(adata, groupby="label", **QUICK)
+    table = sc_cll.get.programmes(adata)
+    assert (table["q"] < 0.05).any()
+    assert (table["p_permuted"] == 1).any()
+    assert not table["tied"].any()
+
+
+def test_permutations_that_are_too_few_for_alpha() -> None:
+    fewest = QUICK | {"n_permutations": 19}
+    text = refused(
+        planted(), ValueError, "as small as alpha=0.01", **fewest, groupby="label", alpha=0.01
+    )
+    assert "n_permutations=99" in text
+    adata = planted()
+    sc_cll.tl.programmes(adata, groupby="label", **fewest)
+    assert sc_cll.get.programmes(adata)["tied"].any(), "19 permutations have a p of 0.05"
 
 
 def test_levels_of_a_protein_are_no_classes() -> None:

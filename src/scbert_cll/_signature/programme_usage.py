@@ -104,7 +104,7 @@ class ByClass:
             "p_permuted": p_permuted,
             "n_same_sign": (np.sign(differences) == np.sign(test.effect)).sum(axis=0),
             "genes_agree": agreeing,
-            "tied": (test.q < alpha) & (p_permuted < alpha) & (agreeing >= _MOST),
+            "tied": (test.q < alpha) & (p_permuted <= alpha) & (agreeing >= _MOST),
         }
         return pd.DataFrame(columns)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Final
 
 import numpy as np
@@ -131,9 +132,9 @@ def programmes(
         with its standard ``error`` and 95 % limits ``low`` and ``high``, ``t``, ``p``, ``q`` over
         programmes, ``p_permuted`` (labels permuted within donors: how often the largest t of all
         programmes reaches its own), ``n_same_sign`` (donors), ``genes_agree`` (share of its genes
-        that go the way it goes), and ``tied`` (q and p_permuted below `alpha`, and three quarters
-        of the genes agree). ``top_genes``, DataFrame: ``programme``, ``gene``, ``weight``,
-        ``family``.
+        that go the way it goes), and ``tied`` (q below `alpha`, p_permuted at most `alpha`, and
+        three quarters of the genes agree). ``top_genes``, DataFrame: ``programme``, ``gene``,
+        ``weight``, ``family``.
         ``usage`` (``programme``, ``donor``, ``class``, ``log2_usage`` of the summed cells) and
         ``means`` (over donors, with 95 % limits within them). ``donors``: ``donor``, ``n_cells``,
         ``n_programmes``, ``n_recurrent``, ``n_specific``. ``null``: ``shuffle``, ``similarity``.
@@ -147,8 +148,8 @@ def programmes(
         A column or layer is missing.
     ValueError
         Too few donors have enough cells, values are no raw counts, a cell has none, ranks are out
-        of range, there are fewer than two classes or more than ten numbers as classes, or a
-        parameter is out of range.
+        of range, there are fewer than two classes or more than ten numbers as classes,
+        permutations are too few for `alpha`, or a parameter is out of range.
 
     Notes
     -----
@@ -180,6 +181,12 @@ def programmes(
         remedy = "Name the column of classes, or look for programmes alone: groupby=None."
         key_in(groupby, adata.obs, "adata.obs", remedy)
         classes = classes_of(adata, groupby)
+        if (1 + n_permutations) * alpha < 1 - 1e-9:
+            raise ValueError(
+                f"n_permutations={n_permutations} cannot give a p as small as alpha={alpha:g}, "
+                "so no programme could be tied to the class. "
+                f"Take n_permutations={ceil(1 / alpha) - 1}."
+            )
     target = _checks.adata.target(adata, copy=copy)
     donors = _checks.people.donors(adata, donor_key)
     counts, note = noted_counts(adata, layer)

@@ -1,0 +1,1 @@
+"""What the pages say was measured, by subject: ``python -m benchmarks.SUBJECT``."""

