@@ -160,6 +160,19 @@ def test_donors(n_donors, seed):
     assert 30 < low["bimodal_high"] <= high["bimodal_high"] < 80 < 90 < low["pos_homogeneous"]
 
 
+def test_more_donors_with_trisomy_12_differ_in_its_genes_alone():
+    few, more = (cll_toy(n_donors=12, n_genes=300, n_trisomy12=n)["rna"] for n in (1, 3))
+    tables = [rna.uns["truth_donors"] for rna in (few, more)]
+    counts = [table.loc[table["trisomy12"], "pattern"].value_counts() for table in tables]
+    assert [n.to_dict() for n in counts] == [{"pos_homogeneous": n} for n in (1, 3)]
+    pd.testing.assert_series_equal(tables[0]["pattern"], tables[1]["pattern"])
+    of_other = few.obs["donor"].isin(tables[0].index[~tables[1]["trisomy12"]]).to_numpy()
+    totals = [rna[~of_other].to_df().mean() for rna in (few, more)]
+    ratio = (totals[1] / totals[0]).groupby(few.var["chromosome"] == "12", observed=True).median()
+    assert ratio[True] > 1.15 * ratio[False]
+    assert not cll_toy(n_trisomy12=0)["rna"].obs["trisomy12"].any()
+
+
 @pytest.mark.parametrize(("n_donors", "n_bimodal"), [(10, 6), (10, 7), (12, 5), (6, 3)])
 def test_more_bimodal_donors(n_donors, n_bimodal):
     table = cll_toy(n_donors=n_donors, n_cells=40 * n_donors, n_genes=200, n_bimodal=n_bimodal)[
@@ -387,6 +400,7 @@ def test_difficulty_with_donors_held_out(toy, control, programme):
         ({"n_cells": 199}, "n_cells >= 200.*found 199"),
         ({"n_genes": 199}, "n_genes >= 200.*found 199"),
         ({"n_bimodal": 1}, "n_bimodal from 2 to n_donors - 3 = 7.*two positive donors.*found 1"),
+        ({"n_trisomy12": 4}, "n_trisomy12 must be .*3; found 4"),
         ({"n_bimodal": 8}, "n_bimodal from 2 to n_donors - 3 = 7.*found 8"),
     ],
 )

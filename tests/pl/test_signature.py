@@ -210,6 +210,88 @@ def test_covariates_are_named_but_those_that_cancel(signed):
     assert "sex" not in words(pl.signature(adata, return_fig=True))[0]
 
 
+def of_both(adata, unlike=()):
+    """The same, joined of donors with both classes and all donors; parts of `unlike` disagree."""
+    record = adata.uns["signature"]
+    table = record["genes"]
+    disagree = table["gene"].isin(unlike)
+    table["agrees"] = table["selected"].copy()
+    table["selected"] &= ~disagree
+    table["p_disagree"] = np.where(disagree, 0.004, 0.62)
+    for part, shift in (("within", 0.1), ("between", -0.1)):
+        for name in ("log2_fc", "low", "high"):
+            table[f"{name}_{part}"] = table[name] + shift
+    record["genes"] = table.sort_values("selected", ascending=False, kind="stable")
+    record |= {"n_donors_within": 2, "verdict": "joined: the difference is the same"}
+    record["params"] |= {"design": "both", "covariates": ["trisomy12"], "alpha": 0.05}
+    return adata
+
+
+@pytest.mark.parametrize("figsize", [None, (3.4, 5), (7, 3)])
+def test_both_parts_stand_below_the_joined_estimate_in_place_of_donors(signed, legible, figsize):
+    adata = of_both(signed(families={1: "HLA"}))
+    fig = pl.signature(adata, figsize=figsize, return_fig=True)
+    ax = fig.axes[0]
+    table = adata.uns["signature"]["genes"].set_index("gene").loc[genes(ax)]
+    expected = [
+        table[f"log2_fc{part}"].iloc[i] for i in range(10) for part in ("", "_within", "_between")
+    ]
+    np.testing.assert_allclose([m[0] for m in means(ax)], expected)
+    limits = [
+        table[[f"low{part}", f"high{part}"]].iloc[i]
+        for i in range(10)
+        for part in ("", "_within", "_between")
+    ]
+    np.testing.assert_allclose(intervals(ax), limits)
+    colors = [m[1].upper() for m in means(ax)]
+    assert colors[:3] == [_style.RED, _style.GREEN, _style.PURPLE]
+    places = [c.get_offsets()[0][1] for c in ax.collections if isinstance(c, PathCollection)]
+    assert np.diff(places).min() > 0.2  # each below the one before, and none in another row
+    assert np.round(places).astype(int).tolist() == [i for i in range(10) for _ in range(3)]
+    assert dots(ax) == []
+    assert column(ax, "parts\ndiffer, p") == ["0.62"] * 10
+    title, caption = words(fig)
+    assert title.startswith(
+        "CD49d+ against CD49d-, within 2 donors and between 6, adjusted for trisomy12 10 of 40"
+    )
+    assert caption.startswith("● joined, ▲ within donors, ■ between donors, with 95 % intervals.")
+    assert "≠" not in caption
+    legible(fig)
+
+
+def test_a_gene_whose_parts_disagree_is_drawn_marked_and_counted(signed, legible):
+    adata = of_both(signed(), unlike=["GENE02", "GENE20"])
+    fig = pl.signature(adata, return_fig=True)
+    ax = fig.axes[0]
+    assert len(genes(ax)) == 10
+    place = genes(ax).index("GENE02")
+    assert "GENE20" not in genes(ax)  # which does not pass the test
+    assert means(ax)[3 * place][1].upper() == _rows.FAINT
+    marks = column(ax, "parts\ndiffer, p")
+    assert [i for i, text in enumerate(marks) if text == "≠ 0.004"] == [place]
+    title, caption = words(fig)
+    assert "9 of 40 genes tested pass: 5 up, 4 down; 1 more would if both parts agreed" in title
+    assert "not shown" not in title
+    assert "≠: both parts disagree" in caption
+    legible(fig)
+    title = words(pl.signature(adata, n_genes=3, return_fig=True))[0]
+    assert "(not shown: 3 less clear)" in title
+    assert genes(pl.signature_heatmap(adata, show=False)) == [
+        gene for gene in genes(ax) if gene != "GENE02"
+    ]
+
+
+def test_where_both_parts_were_not_joined_the_verdict_is_said(signed, legible):
+    adata = signed()
+    adata.uns["signature"] |= {"verdict": "not joined: the difference is another"}
+    adata.uns["signature"]["params"]["design"] = "both"
+    fig = pl.signature(adata, return_fig=True)
+    title, caption = words(fig)
+    assert title.startswith("CD49d+ against CD49d-, within 6 donors")
+    assert caption.endswith("Not joined: the difference is another.")
+    legible(fig)
+
+
 @pytest.mark.parametrize("figsize", [None, (3.4, 3.2), (7, 3)])
 def test_long_names_are_legible(signed, legible, figsize):
     adata = signed(

@@ -116,7 +116,8 @@ def join(within: Moderated, between: Moderated, df: int, correlation: float) -> 
     share = float((p_disagree < LEVEL).mean())
     spread = np.sqrt(LEVEL * (1 - LEVEL) / len(t) + _SHARED * correlation)
     most = LEVEL + max(_DEVIATIONS * float(spread), _EXCESS)
-    return Joined(within, between, test, p_disagree, share, most)
+    parts = within._replace(df=dw), between._replace(df=db)
+    return Joined(*parts, test, p_disagree, share, most)
 
 
 def _correlation(residuals: np.ndarray, df: int) -> float:

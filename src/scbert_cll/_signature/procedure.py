@@ -14,6 +14,7 @@ from scbert_cll._signature.covariates import encoded
 from scbert_cll._signature.data import PseudobulkData
 from scbert_cll._signature.power import other_design
 
+_OF_A_PART = ("log2_fc", "error", "low", "high")
 _FEWEST = 2  # donors that have a variance, and that cannot spare one
 
 
@@ -94,7 +95,8 @@ def _both_parts(design: MixedDesign) -> tuple[np.ndarray, dict[str, np.ndarray],
     joined = design.joined
     beside = {"p_disagree": joined.p_disagree}
     for name, part in (("within", joined.within), ("between", joined.between)):
-        beside |= {f"log2_fc_{name}": part.effect, f"error_{name}": part.error}
+        numbers = part.evidence
+        beside |= {f"{column}_{name}": numbers[column] for column in _OF_A_PART}
     n_within = len(design.inside.donors)
     facts: dict[str, Any] = {"n_donors_within": n_within, "share_disagree": joined.share}
     words = f"the difference between donors is another than that within them in {joined.share:.1%}"

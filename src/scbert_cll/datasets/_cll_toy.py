@@ -11,7 +11,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scbert_cll import _docs, _keys
-from scbert_cll._checks.words import choice
+from scbert_cll._checks.words import choice, number_in
 from scbert_cll._process import same_random_state
 
 type _Rng = np.random.Generator
@@ -74,21 +74,22 @@ def cll_toy(
     n_cells: int = 2000,
     n_genes: int = 800,
     n_bimodal: int = 2,
+    n_trisomy12: int = 1,
     programme: bool | Programme = True,
     rng: int | np.random.Generator | None = 0,
 ) -> mudata.MuData:
     """Simulated CITE-seq of chronic lymphocytic leukaemia with a planted CD49d programme.
 
-    Ten donors in two libraries: CD49d-negative, CD49d-positive (one of them with trisomy 12), and
-    two bimodal ones (or more), one below and one above the 30 % rule. A CLL cell has a latent CD49d
-    level; it sets the CD49d protein and, through a programme of 20 genes up and 10 down, its RNA,
-    so the programme also separates the two halves of a bimodal donor. RNA counts are negative
-    binomial with log-normal library sizes; genes move in modules, donors differ in every gene, in
-    the clone's immunoglobulin genes and in sex, the two libraries differ a little, the genes of
-    chromosome 12 are at 1.4-fold dosage in the CLL cells of the trisomy-12 donor, and 2 % of the
-    RNA is ambient. *ITGA4*, the gene of CD49d, is rarely detected and only weakly tied to the
-    protein, and is no member of the programme. About 8 % of the cells are T cells and monocytes,
-    both CD49d+ on protein; the programme does not act in them.
+    Ten donors in two libraries: CD49d-negative, CD49d-positive (one of them, or more, with trisomy
+    12), and two bimodal ones (or more), one below and one above the 30 % rule. A CLL cell has a
+    latent CD49d level; it sets the CD49d protein and, through a programme of 20 genes up and 10
+    down, its RNA, so the programme also separates the two halves of a bimodal donor. RNA counts are
+    negative binomial with log-normal library sizes; genes move in modules, donors differ in every
+    gene, in the clone's immunoglobulin genes and in sex, the two libraries differ a little, the
+    genes of chromosome 12 are at 1.4-fold dosage in the CLL cells of a donor with trisomy 12, and
+    2 % of the RNA is ambient. *ITGA4*, the gene of CD49d, is rarely detected and only weakly tied to
+    the protein, and is no member of the programme. About 8 % of the cells are T cells and
+    monocytes, both CD49d+ on protein; the programme does not act in them.
 
     It is made to check that code finds what is there and nothing else. It is no model of the
     disease: the planted genes are placeholders (``"GENE0123"``), the other effects are independent
@@ -97,7 +98,7 @@ def cll_toy(
     Parameters
     ----------
     n_donors
-        Number of donors, at least 5; one of them with trisomy 12.
+        Number of donors, at least 5.
     n_cells
         Number of cells over all donors; at least 20 a donor.
     n_genes
@@ -106,6 +107,8 @@ def cll_toy(
         Number of bimodal donors, 2 to ``n_donors - 3``, in turn below and above the 30 % rule; of
         the others about three eighths, but at least two, are positive. Comparisons within donors
         need more than two.
+    n_trisomy12
+        Number of donors with trisomy 12, all of them positive and not bimodal.
     programme
         How the planted programme acts. ``True`` is ``"additive"``: every planted gene follows the
         CD49d level. ``"combination"``: half of the genes follow one hidden switch and half another,
@@ -143,7 +146,7 @@ def cll_toy(
     ------
     ValueError
         If there are too few donors, cells or genes for what must be in, too few or too many bimodal
-        donors, or an unknown programme.
+        donors or donors with trisomy 12, or an unknown programme.
 
     Examples
     --------
@@ -156,7 +159,7 @@ def cll_toy(
     kind = _kind_of(programme)
     # one random stream per step, so that a change of one step leaves the others as they were
     streams = np.random.default_rng(rng).spawn(7)
-    donors = _donors(n_donors, n_bimodal, streams[0])
+    donors = _donors(n_donors, n_bimodal, n_trisomy12, streams[0])
     genes = _genes(n_genes, streams[1])
     cells = _switches(_cells(donors, n_cells, streams[2]), kind, streams[6])
     planted = _truth(genes["sign"], kind, streams[1])
@@ -207,14 +210,15 @@ def _named(text: str) -> pd.Series:
     return pd.Series({gene: name for name, genes in parts for gene in genes.split()})
 
 
-def _donors(n: int, n_bimodal: int, rng: _Rng) -> pd.DataFrame:
+def _donors(n: int, n_bimodal: int, n_trisomy12: int, rng: _Rng) -> pd.DataFrame:
     """One row per donor, classes spread evenly over the two libraries and in random order."""
     n_positive = max(2, round(0.3 * n * (n - n_bimodal) / (n - _MIN_BIMODAL)))
     bimodal = [("bimodal_low", "bimodal_high")[i % 2] for i in range(n_bimodal)]
     patterns = bimodal + ["pos_homogeneous"] * n_positive
     patterns = ["neg_homogeneous"] * (n - len(patterns)) + patterns
     table = pd.DataFrame({"pattern": patterns})
-    table["trisomy12"] = np.arange(n) == n - 1
+    number_in(n_trisomy12, "n_trisomy12", 0, n_positive, whole=True)
+    table["trisomy12"] = np.arange(n) >= n - n_trisomy12
     table["batch"] = np.where(np.arange(n) % 2, "lib2", "lib1")
     table["sex"] = rng.permutation(np.where(np.arange(n) % 2, "F", "M"))
     clone = _named(_CLONE).index

@@ -22,18 +22,21 @@ _NAME: Final = 7  # points, of a row's name
 _LEAST_AXES: Final = 54  # points
 _SHORTEST, _LONGEST = 12, 24  # characters of a name
 _GAP: Final = 7  # points between columns
-_TITLE_CHARACTERS: Final = 17  # of 8 points in an inch
+_TITLE_CHARACTERS: Final = 16  # of 8 points in an inch
 _CAPTION_CHARACTERS: Final = 18  # of 7 points
 _UNKNOWN: Final = "–"
 _LEAST: Final = -300  # power of ten below which a double is hardly more than zero
 
 
-def interval(ax: Axes, row: float, *numbers: float, color: str, hollow: bool) -> None:
-    """A row's mean, and the lower and upper limit of its interval."""
+def interval(
+    ax: Axes, row: float, *numbers: float, color: str, hollow: bool, mark: str = "o"
+) -> None:
+    """A row's mean, and the lower and upper limit of its interval; thin with another mark."""
     mean, low, high = numbers
-    y, face = row - ABOVE, "white" if hollow else color
-    ax.hlines(y, low, high, color=color, linewidth=1.3, zorder=3)
-    ax.scatter(mean, y, s=14, facecolor=face, edgecolor=color, linewidth=1, zorder=4)
+    y, face, scale = row - ABOVE, "white" if hollow else color, 1.0 if mark == "o" else 0.6
+    ax.hlines(y, low, high, color=color, linewidth=1.3 * scale, zorder=3)
+    look: _style.Look = {"facecolor": face, "edgecolor": color, "linewidth": scale, "zorder": 4}
+    ax.scatter(mean, y, s=14 * scale, marker=mark, **look)
 
 
 def donors(ax: Axes, row: int, values: Iterable[float]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from scbert_cll import _keys, _record
 from scbert_cll._checks.words import at_least, choice
 from scbert_cll._record import Names
+from scbert_cll._signature.both import LEVEL
 from scbert_cll.pl import _rows, _style
 
 _PARTS: Final = ("genes", "differences", "reason", "params")
@@ -30,7 +31,13 @@ _GREY: Final = "Grey: does not pass."
 _PICKED: Final = (
     "The genes that came nearest: picked out of many, some intervals leave out zero by chance."
 )
+_BOTH: Final = "● joined, ▲ within donors, ■ between donors, with 95 % intervals."
+_UNLIKE: Final = "≠: both parts disagree, so that a gene does not pass."
 BETWEEN: Final = "Between donors: confounded with all else in which they differ."
+# mark and colour of both parts of an estimate, and how many rows below it they are
+_PARTS_OF_BOTH: Final = {"within": ("^", _style.GREEN, 0.3), "between": ("s", _style.PURPLE, 0.56)}
+_HIGHER: Final = 0.2  # rows, of the estimate above its parts
+_TALLER: Final = 1.8  # rows with both parts
 OrderBy = Literal["class", "donor"]
 
 # beside red and blue, which are the values
@@ -63,6 +70,10 @@ def signature(
     out and the gene is still found. Where attributions were put into the signature, their z stands
     beside it. Genes of families that differ between donors or cells whatever is asked are hollow.
 
+    With ``design="both"`` the joined estimate has both its parts below it, within and between
+    donors, in the place of single donors, and p of their disagreement beside it. Genes that would
+    pass if their parts did not disagree are drawn, too, in grey and with ≠.
+
     An empty signature looks like none: the reason is written, and the genes that came nearest are
     grey.
 
@@ -93,7 +104,8 @@ def signature(
         `n_genes` is below 1.
     """
     chosen = Chosen.read(adata, key, n_genes, genes, show_masked=show_masked)
-    new, size = ax is None, (4.6, 1.35 + _rows.ROW * max(len(chosen.table), 3))
+    row = _rows.ROW * (_TALLER if chosen.joined else 1)
+    new, size = ax is None, (4.6, 1.35 + row * max(len(chosen.table), 3))
     [ax] = _style.panels(ax, figsize, size)
     if chosen.table.empty:
         _rows.words_instead(ax, chosen.instead())
@@ -137,11 +149,12 @@ class Chosen:
             return cls(record, named.sort_values("log2_fc", ascending=False))
         if table.empty:
             return cls(record, table)
-        passing = table[table["selected"]]
+        passing = table[table["selected"] | cls(record, table).unlike]
         passing = table.head(_NEAREST) if passing.empty else passing
         plain = passing if show_masked else passing[passing["family"] == ""]
         shown = plain.groupby("sign", group_keys=False).head(n_genes)
-        unclear, masked = len(plain) - len(shown), len(passing) - len(plain)
+        n, n_plain, n_shown = (part["selected"].sum() for part in (passing, plain, shown))
+        unclear, masked = n_plain - n_shown, n - n_plain
         counts = {"less clear": unclear, "of families": masked}
         left_out = " and ".join(f"{n} {what}" for what, n in counts.items() if n)
         shown = shown.sort_values("log2_fc", ascending=False)
@@ -168,6 +181,19 @@ class Chosen:
     def n_within(self) -> int:
         """Donors with both classes, where both parts are joined; or none."""
         return int(self.record.get("n_donors_within", 0))
+
+    @property
+    def joined(self) -> bool:
+        """Whether both parts of the estimates are there."""
+        return bool(self.n_within and "low_within" in self.table)
+
+    @property
+    def unlike(self) -> pd.Series:
+        """Genes of the table that do not pass since their parts disagree, true/false."""
+        if not self.joined:
+            return pd.Series(data=False, index=self.table.index)
+        passes = (self.table["q"] < self.record["params"]["alpha"]) & self.table["agrees"]
+        return pd.Series(passes & (self.table["p_disagree"] <= LEVEL))
 
     @property
     def adjusted(self) -> str:
@@ -205,6 +231,8 @@ class Chosen:
         sign = self.selected["sign"]
         n_up, n_down = int((sign > 0).sum()), int((sign < 0).sum())
         counts = f"{n} of {tested} pass{'es' * (n == 1)}: {n_up} up, {n_down} down"
+        n_unlike = int(replace(self, table=self.record["genes"]).unlike.sum())
+        counts += f"; {n_unlike} more would if both parts agreed" * bool(n_unlike)
         left_out = f" ({self.left_out})" * bool(self.left_out)
         return f"{self.against()}\n{counts}{left_out}"
 
@@ -215,9 +243,14 @@ def _draw_rows(ax: Axes, chosen: Chosen) -> None:
     for i, (_, gene) in enumerate(chosen.table.iterrows()):
         direction = _style.RED if gene["sign"] > 0 else _style.BLUE
         color = direction if gene["selected"] else _rows.FAINT
+        hollow, row = gene["family"] != "", i - _HIGHER * chosen.joined
         numbers = gene[["log2_fc", "low", "high"]]
-        _rows.interval(ax, i, *numbers, color=color, hollow=gene["family"] != "")
-        if gene["gene"] in donors.index:
+        _rows.interval(ax, row, *numbers, color=color, hollow=hollow)
+        for part, (mark, part_color, below) in _PARTS_OF_BOTH.items() if chosen.joined else ():
+            of_part = gene[[f"{name}_{part}" for name in ("log2_fc", "low", "high")]]
+            look = {"color": part_color, "hollow": hollow, "mark": mark}
+            _rows.interval(ax, row + below, *of_part, **look)
+        if gene["gene"] in donors.index and not chosen.joined:
             _rows.donors(ax, i, donors.loc[gene["gene"]].to_numpy(dtype=float))
 
 
@@ -227,6 +260,10 @@ def _texts(chosen: Chosen) -> _rows.Texts:
     texts = {"q": [_rows.number(q) for q in table["q"]]}
     left_out = [f"{k}/{n}" if n > _FEWEST else "–" for k in table["n_left_out"]]
     texts["leave\none out"] = left_out
+    if chosen.joined:
+        ps = [_rows.number(p) for p in table["p_disagree"]]
+        marks = np.where(table["p_disagree"] <= LEVEL, "≠ ", "")
+        texts["parts\ndiffer, p"] = [f"{mark}{p}" for mark, p in zip(marks, ps, strict=True)]
     if "attribution_z" in table:
         texts["attri-\nbution z"] = [_rows.signed(z) for z in table["attribution_z"]]
     if (table["family"] != "").any():
@@ -243,6 +280,11 @@ def _axis(classes: list[str]) -> str:
 
 def _caption(chosen: Chosen) -> str:
     words = [_WORDS] if chosen.paired else [BETWEEN, _DOTS]
+    if chosen.joined:
+        words = [_BOTH, BETWEEN]
+        words += [_UNLIKE] if (chosen.table["p_disagree"] <= LEVEL).any() else []
+    elif verdict := str(chosen.record.get("verdict", "")):
+        words += [f"{verdict[0].upper()}{verdict[1:]}."]
     words += [_HOLLOW] if (chosen.table["family"] != "").any() else []
     if chosen.selected.empty:
         return " ".join([*words, _PICKED])

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
-from scipy import sparse
+from scipy import sparse, stats
 
 import scbert_cll as sb
 
@@ -59,6 +59,9 @@ def test_two_donors_of_both_classes_and_ten_of_one_find_the_genes(tmp_path) -> N
     assert len(held["samples"]) == 14
     low, high = (genes[f"log2_fc_{part}"] for part in ("within", "between"))
     assert genes["log2_fc"].between(np.minimum(low, high), np.maximum(low, high)).all()
+    reach = (genes["high_within"] - genes["low_within"]) / 2 / genes["error_within"]
+    assert (reach > stats.t.isf(0.025, 9) - 1e-9).all()  # two donors, and eight of the prior
+    assert (genes["low_between"] < genes["log2_fc_between"]).all()
     adata.write_h5ad(tmp_path / "a.h5ad")
     again = ad.read_h5ad(tmp_path / "a.h5ad")
     report = sb.tl.signature_report(again, n_random=19, n_permutations=19)

@@ -146,11 +146,11 @@ def signature(
         ``donors``, what there was of each; ``reason``, why nothing is selected, or an empty text;
         ``n_donors``, ``n_tested``, ``df`` and ``df_prior`` of the test, ``gate``, the least
         coefficient; ``auroc_within`` of the network in held-out cells. With ``design="both"`` also
-        columns ``log2_fc_within``, ``error_within``, ``log2_fc_between``, ``error_between`` and
-        ``p_disagree`` (of Cochran's Q) in ``genes``, ``share_disagree`` (of genes with
-        ``p_disagree`` below 0.05), ``verdict`` over all genes in words, and ``n_donors_within``
-        where the parts were joined. ``params``, with covariates also ``covariates_cancelled``, and
-        ``donors_missing``, who is without a value of each.
+        columns ``log2_fc_within``, ``error_within``, ``low_within``, ``high_within``, the same that
+        end in ``_between``, and ``p_disagree`` (of Cochran's Q) in ``genes``, ``share_disagree``
+        (of genes with ``p_disagree`` below 0.05), ``verdict`` over all genes in words, and
+        ``n_donors_within`` where the parts were joined. ``params``, with covariates also
+        ``covariates_cancelled``, and ``donors_missing``, who is without a value of each.
 
     Raises
     ------
