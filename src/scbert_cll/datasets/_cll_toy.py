@@ -87,8 +87,8 @@ def cll_toy(
     negative binomial with log-normal library sizes; genes move in modules, donors differ in every
     gene, in the clone's immunoglobulin genes and in sex, the two libraries differ a little, the
     genes of chromosome 12 are at 1.4-fold dosage in the CLL cells of a donor with trisomy 12, and
-    2 % of the RNA is ambient. *ITGA4*, the gene of CD49d, is rarely detected and only weakly tied to
-    the protein, and is no member of the programme. About 8 % of the cells are T cells and
+    2 % of the RNA is ambient. *ITGA4*, the gene of CD49d, is rarely detected and only weakly tied
+    to the protein, and is no member of the programme. About 8 % of the cells are T cells and
     monocytes, both CD49d+ on protein; the programme does not act in them.
 
     It is made to check that code finds what is there and nothing else. It is no model of the
