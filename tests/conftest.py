@@ -29,6 +29,18 @@ settings.load_profile("busy")
 gc.set_threshold(20_000, 20, 20)
 # Lightning reads the entry points of all that is installed for each of some thousand trainings.
 metadata.entry_points = cache(metadata.entry_points)
+
+
+def pytest_collection_finish() -> None:
+    """scvi-tools has what is unreachable collected after each training, and looks for it among all
+    that was loaded, half a second each time: what is there when tests begin stays anyway.
+    """
+    import scvi.train  # noqa: F401  # loaded here, as the tests' modules are by now
+
+    gc.collect()
+    gc.freeze()
+
+
 # Numba, which scanpy calls, hands its number of threads to OpenMP and so to PyTorch, which is then
 # ten times slower where processes share a core. Without pytest-xdist it was loaded before the lines
 # above, by the filters of warnings.
