@@ -136,11 +136,12 @@ def gene_names(names: pd.Index, what: str) -> pd.Index:
 
 
 def known_genes(genes: Sequence[str], adata: AnnData) -> None:
-    """Refuse genes that are not in the data."""
+    """Refuse data without the genes that an estimator was fitted on."""
     if unknown := [gene for gene in genes if gene not in adata.var_names]:
         raise KeyError(
             f"{listed(unknown)} not in adata.var_names, which has e.g. "
-            f"{listed(adata.var_names, 3)}."
+            f"{listed(adata.var_names, 3)}. Bring the counts to the genes that were fitted: "
+            "pp.align_genes(adata, list(estimator.genes_))."
         )
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from scbert_cll._checks.words import key_in, listed
 from scbert_cll._gene_names import table
-from scbert_cll._gene_names.resolver import are_ensembl, without_version
+from scbert_cll._gene_names.resolver import are_ensembl, places_of, without_version
 
 # of CELLxGENE and its census, and of scanpy's readers of Cell Ranger's files
 KNOWN: Final = ("feature_name", "feature_id", "gene_symbols", "gene_ids")
@@ -54,6 +54,21 @@ def names_of(var: Any, vocabulary: pd.Index, gene_key: str | None = None) -> Gen
     names = index if column is None else _values(var, column)
     _refuse_mixed(names, "adata.var_names" if column is None else f"adata.var[{column!r}]")
     return GeneNames(names, column)
+
+
+def places_in(var: Any, genes: pd.Index) -> tuple[np.ndarray, str | None]:
+    """The row of `var` that each gene is (−1: none, or several may be it), and the column of names.
+
+    A row whose index is one of the genes is that gene; the others are found as by `names_of` and
+    the resolver. `genes` and the index hold each name once.
+    """
+    places = np.asarray(pd.Index(var.index).get_indexer(genes), dtype=np.int64)
+    if (places >= 0).all():
+        return places, None
+    names, column = names_of(var, genes)
+    others = places_of(genes, names)
+    others[np.isin(others, places)] = -1
+    return np.where(places >= 0, places, others), column
 
 
 def kind_of(names: pd.Index) -> Kind:

@@ -13,6 +13,7 @@ from typing import Final, Literal
 import numpy as np
 import pandas as pd
 
+from scbert_cll._checks.words import listed
 from scbert_cll._gene_names import species, table
 from scbert_cll._gene_names.dates import look_like_dates
 
@@ -83,6 +84,26 @@ def in_data(genes: Iterable[str], names: pd.Index) -> list[str]:
 def gene_in_data(gene: str, names: pd.Index) -> str:
     """The same of one gene."""
     return in_data([gene], names)[0]
+
+
+def known_in_data(genes: Iterable[str], names: pd.Index, where: str) -> list[str]:
+    """The same of genes that must be there."""
+    wanted = [str(gene) for gene in genes]
+    called = in_data(wanted, names)
+    absent = [gene for gene, name in zip(wanted, called, strict=True) if name not in names]
+    if not absent:
+        return called
+    approved = table.shipped().approved
+    several = [
+        f"{gene!r} ({approved[gene].replace('|', ' or ')})"
+        for gene in absent
+        if "|" in approved.get(gene, "")
+    ]
+    shared = f" Several genes have been called {', '.join(several)}: name the one that is meant."
+    raise KeyError(
+        f"{listed(absent)} not in {where}, which has e.g. {listed(names, 3)}."
+        f"{shared if several else ''}"
+    )
 
 
 def are_ensembl(names: Iterable[object]) -> np.ndarray:

@@ -28,6 +28,7 @@ from scvi.train import Trainer, TrainRunner
 
 from scbert_cll import _checks
 from scbert_cll._disk.formats import Json
+from scbert_cll._gene_names.resolver import known_in_data
 from scbert_cll.model._protocols import Network
 
 __all__ = ["SCVI_VERSION", "BaseModelClass", "TrainRunner", "Trainer"]  # passed on
@@ -51,8 +52,8 @@ def register(cls: type[BaseModelClass], adata: AnnData, called: Json) -> None:
     _checks.counts.tokens(adata, args["layer"])
     if "labels_key" in args:
         _checks.adata.obs_column(adata, args["labels_key"])
-    _checks.genes.known_genes(args["exclude_genes"], adata)
-    args["exclude_genes"] = list(args["exclude_genes"])
+    excluded = args["exclude_genes"], adata.var_names, "adata.var_names"
+    args["exclude_genes"] = known_in_data(*excluded)
     fields = [LayerField(REGISTRY_KEYS.X_KEY, args["layer"], is_count_data=False)]
     manager = AnnDataManager(fields=fields, setup_method_args=called)
     manager.register_fields(adata)

@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from scbert_cll import _keys, _record
 from scbert_cll._checks.words import at_least, choice
+from scbert_cll._gene_names.resolver import in_data
 from scbert_cll._record import Names
 from scbert_cll._signature.both import LEVEL
 from scbert_cll.pl import _rows, _style
@@ -144,6 +145,7 @@ class Chosen:
         if genes is not None:
             tested = table["gene"] if len(table) else pd.Series(dtype=object)
             remedy = "Only genes that were tested can be drawn."
+            genes = in_data([genes] if isinstance(genes, str) else genes, pd.Index(tested))
             names = _record.named(genes, tested, f"adata.uns[{key!r}]['genes']", remedy)
             named = table[table["gene"].isin(names)]
             return cls(record, named.sort_values("log2_fc", ascending=False))

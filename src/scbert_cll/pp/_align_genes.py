@@ -65,7 +65,9 @@ def align_genes(
     min_counts
         Smallest share of the counts of the data that must lie on genes of the vocabulary, 0 to 1.
         If not given, half of the counts, or half of the vocabulary found: a filtered matrix lacks
-        genes, and a short vocabulary leaves most counts out.
+        genes, and a short vocabulary leaves most counts out. So a matrix of highly variable genes
+        passes, all of whose counts are used; where less than half of the vocabulary is found, that
+        is logged as a warning.
     min_matched
         Smallest share of the vocabulary that must be found in the data, 0 to 1; given alone, the
         counts are not asked. A model answers for cells with less than half of its genes only if

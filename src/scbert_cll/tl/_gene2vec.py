@@ -13,6 +13,7 @@ from anndata import AnnData
 
 from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll._checks.words import choice, listed, number_in, share
+from scbert_cll._gene_names.columns import places_in
 from scbert_cll.model import _gene_vectors
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,9 @@ def gene2vec(
         with the gene names, one a line, in the ``.txt`` file of the same name or given as
         ``(npy_file, names)``.
     min_matched
-        Smallest share of the genes in `adata` that must have a vector in `vectors`.
+        Smallest share of the genes in `adata` that must have a vector in `vectors`. Genes are found
+        by their names in the index, then by Ensembl id, former or other symbols and the columns
+        that :func:`~scbert_cll.pp.align_genes` knows; a name of several genes is left.
     cells_per_metacell
         Smallest number of cells in a metacell. Raise it for very shallow data only: sums of cells
         that differ in a weak programme no longer show it.
@@ -98,8 +101,9 @@ def gene2vec(
     ``adata.varm['gene2vec']`` : float32 array, genes × dimensions
         The vectors. A gene without one has zeros.
     ``adata.uns['gene2vec']`` : dict
-        ``n_genes`` and ``n_genes_with_vector``; ``n_cells`` if trained, with ``n_metacells`` and
-        ``n_pairs`` of skip-gram; ``params``.
+        ``n_genes`` and ``n_genes_with_vector``; ``n_genes_renamed`` of these have another name in
+        `vectors`; ``n_cells`` if trained, with ``n_metacells`` and ``n_pairs`` of skip-gram;
+        ``params``.
 
     Raises
     ------
@@ -156,14 +160,19 @@ def gene2vec(
         share(min_matched, "min_matched")
         table = _gene_vectors.read_vectors(vectors)
         names, genes = adata.var_names, table.index
-        is_matched = names.isin(genes)
+        places, column = places_in(adata.var, genes)
+        is_used, is_matched = places >= 0, np.isin(np.arange(len(names)), places)
         if is_matched.mean() < min_matched or not is_matched.any():
             raise ValueError(
                 f"{is_matched.sum()} of {len(names)} genes of adata are in vectors, expected at "
                 f"least {min_matched:.0%}. adata has {listed(names[~is_matched], 3)}; vectors has "
-                f"{listed(genes[~genes.isin(names)], 3)}. Use the same kind of name on both sides "
-                "(symbols or Ensembl), or lower min_matched."
+                f"{listed(genes[~is_used], 3)}. Name both sides by symbols or Ensembl ids, or "
+                "lower min_matched."
             )
+        called = names[places[is_used]]
+        numbers["n_genes_renamed"] = int((called != genes[is_used]).sum())
+        params["named_by"] = column or "index"
+        table = table[is_used].set_axis(called, axis=0)
         params |= {"n_dims": table.shape[1], "source": _gene_vectors.source(vectors)}
     else:
         for name, value in asdict(options).items():

@@ -13,6 +13,7 @@ from scipy import stats
 
 from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll._checks.words import is_model, number_in, unique
+from scbert_cll._gene_names.resolver import known_in_data
 
 if TYPE_CHECKING:
     from scbert_cll.model import ScBERTClassifier
@@ -108,8 +109,8 @@ def gene_interactions(
     _checks.adata.new_key(key_added)
     names = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
     number_in(len(names), "The number of genes", 2, _MOST_GENES, whole=True)
+    names = known_in_data(names, adata.var_names, "adata.var_names")
     unique(pd.Index(names), "genes", "name each gene once")
-    _checks.genes.known_genes(names, adata)
     _checks.genes.places_in_model(names, model.genes)
     number_in(n_cells, "n_cells", 1, np.inf, whole=True)
     groups = _checks.adata.groups(adata, groupby)

@@ -8,6 +8,7 @@ from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll._checks.words import is_model, share
 from scbert_cll.model import ScBERTClassifier
 from scbert_cll.tl import _write
+from scbert_cll.tl._named import named_as
 
 
 @_docs.shared
@@ -24,9 +25,11 @@ def predict(
 
     Labels are never read; a cell's result does not depend on the other cells.
 
-    Genes are matched by name, so their order does not matter. Bring new counts to the model's genes
-    with :func:`~scbert_cll.pp.align_genes` and bin them the same way (``edges=model.binning``)
-    before.
+    Genes are matched by name, so their order does not matter; under former or other symbols,
+    Ensembl ids, or in a column such as ``feature_name`` they are found as
+    :func:`~scbert_cll.pp.align_genes` finds them. Bring new counts to the model's genes with that
+    and bin them the same way (``edges=model.binning``) before: a cell's tokens depend on the total
+    of its genes, and those of other genes are refused.
 
     Parameters
     ----------
@@ -59,7 +62,10 @@ def predict(
     ``adata.obsm['X_scbert']`` : float32 array (cells, n_hidden)
         Mean of a cell's refined tokens.
     ``adata.uns['scbert_predict']`` : dict
-        Parameters, network, version and training history of the model. What
+        Parameters, network, version and training history of the model; ``n_genes_missing`` and
+        ``n_genes_renamed`` genes of the model (not in the data, and there under another name),
+        ``genes_named_by`` (the column of `var` with the names, or ``index``) and
+        ``tokens_renamed`` (share of the tokens above bin 0 that are those genes'). What
         :func:`~scbert_cll.tl.finetune` wrote to ``adata.uns['scbert']`` stays.
 
     Columns of the tables are the classes, with what no file can hold in a name written as in
@@ -70,7 +76,8 @@ def predict(
     KeyError
         The layer is missing.
     ValueError
-        Fewer than half of the model's genes are present, or the layer was binned in another way.
+        Fewer than half of the model's genes are present, symbols and Ensembl ids are mixed, or the
+        layer was binned in another way or with other genes.
         Weights of the model are not finite.
     RuntimeError
         The model has not been trained.
@@ -84,8 +91,9 @@ def predict(
         share(unassigned_below, "unassigned_below")
         _checks.people.warn_of_a_class_called_unassigned(model.classes)
     target = _checks.adata.target(adata, copy=copy)
-    parts = model.predict_parts(adata, batch_size=batch_size)
-    record = _write.record(model, params | {"labels_key": model.labels_key})
+    named = named_as(model, adata)
+    parts = model.predict_parts(named.adata, batch_size=batch_size)
+    record = _write.record(model, params | {"labels_key": model.labels_key}) | named.record
     results = _write.predictions(model, parts, slots, unassigned_below)
     old = [("obsm", slots.linear_proba)]
     _record.write(target, **results, uns={slots.predict: record}, replaces=old)

@@ -11,8 +11,9 @@ import torch
 from scipy import sparse
 
 from scbert_cll import _checks, _keys
-from scbert_cll._checks.words import listed, refuse_given
+from scbert_cll._checks.words import listed, refuse_given, unique
 from scbert_cll._disk.formats import Json
+from scbert_cll._gene_names.resolver import known_in_data, places_of
 from scbert_cll.model import _scvi, _tensors
 from scbert_cll.model._inference import hidden_genes, refuse_other_tokens
 from scbert_cll.model._protocols import Classifier, Network
@@ -36,7 +37,7 @@ def from_corpus[M: Network](
     network: Json,
 ) -> M:
     """A model for the cells of a corpus, with its genes and its binning."""
-    _checks.genes.known_genes(exclude_genes, without_cells(data.genes))
+    excluded = known_in_data(exclude_genes, data.genes, "the corpus")
     embedding = "learned" if gene_vectors is None else "gene2vec"
     network = {"gene_embedding": embedding, **network, "preset": preset, "rng": rng}
     if network["gene_embedding"] == "gene2vec" and gene_vectors is None:
@@ -45,7 +46,7 @@ def from_corpus[M: Network](
             "sample = data.sample(20_000), tl.gene2vec(sample), "
             'gene_vectors=sample.varm["gene2vec"]; or choose gene_embedding="learned".'
         )
-    setup: Json = {"layer": _keys.BINNED, "exclude_genes": list(exclude_genes)}
+    setup: Json = {"layer": _keys.BINNED, "exclude_genes": excluded}
     labels: Json = {}
     if labels_key is not None:
         setup["labels_key"] = labels_key
@@ -124,10 +125,12 @@ def _sample_for_linear(data: CorpusData, seed: int) -> Examples:
 
 def _vectors_of(vectors: pd.DataFrame, genes: pd.Index) -> torch.Tensor:
     """Rows of the model's genes."""
-    if missing := list(genes[~genes.isin(vectors.index)]):
+    unique(vectors.index, "the genes of gene_vectors", "keep one row per gene")
+    places = places_of(genes, vectors.index)
+    if missing := list(genes[places < 0]):
         raise KeyError(
             f"gene_vectors lacks {len(missing)} of {len(genes)} genes of the model: "
             f"{listed(missing)}."
         )
-    values = vectors.loc[genes].to_numpy(np.float32, copy=True)
+    values = vectors.iloc[places].to_numpy(np.float32, copy=True)
     return _tensors.gene_vectors(values, genes, "gene_vectors", is_table=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from scbert_cll import _checks
 from scbert_cll._checks.words import choice
+from scbert_cll._gene_names.resolver import in_data
 from scbert_cll.model._inference import batches, calm_for, cells_of, token_rows
 from scbert_cll.model._protocols import Classifier, Network
 from scbert_cll.model.explain.groups import coded, genes_of
@@ -164,6 +165,7 @@ def attention_to(
     KeyError
         The model does not know one of the genes.
     """
+    genes = in_data([genes] if isinstance(genes, str) else genes, model.genes)
     places = _checks.genes.places_in_model(genes, model.genes)
     chosen = np.isin(np.arange(model.config.n_positions), places)
     asks = torch.from_numpy(chosen).to(model.module.device).float()

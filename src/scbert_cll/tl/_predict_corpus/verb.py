@@ -64,8 +64,9 @@ def predict_corpus(
     ----------
     corpus
         The path of what :func:`~scbert_cll.pp.build_corpus` wrote, or a
-        :class:`~scbert_cll.model.CorpusData`. Genes are matched by name, so the model may have been
-        trained elsewhere.
+        :class:`~scbert_cll.model.CorpusData`. Genes are matched by their exact names, so the model
+        may have been trained elsewhere; build the corpus with ``vocab=list(model.genes)``, which
+        finds genes under other names.
     model
         A model, pretrained or fine-tuned.
     out

@@ -211,11 +211,11 @@ def signature(
     if taken := [key for key in keys if key in (groupby, donor_key)]:
         raise ValueError(f"{listed(taken)} is what is compared; take it out of covariates.")
     _check_samples(adata, sample_key, donor_key)
-    _checks.genes.known_genes(exclude_genes, adata)
+    excluded = resolver.known_in_data(exclude_genes, adata.var_names, "adata.var_names")
     target = _checks.adata.target(adata, copy=copy)
     if gene is not None:
         gene = params["gene"] = resolver.gene_in_data(gene, adata.var_names)
-    params |= {"classes": classes, "exclude_genes": list(exclude_genes), "covariates": keys}
+    params |= {"classes": classes, "exclude_genes": excluded, "covariates": keys}
     source = signature_data.read(adata, params, layer)
     source.data.check()
     record = signature_record.of(source.data, gene)
