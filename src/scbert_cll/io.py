@@ -301,8 +301,8 @@ def _origin(facts: Facts) -> str:
     """Where a signature is from, in one word: some readers part a line at every blank."""
     words = [f"scbert_cll_{__version__}"]
     if params := facts.get("params"):
-        first, *_, last = params["classes"]
-        words.append(f"{params['groupby']}:{last}_vs_{first}")
+        first, *_, last = params["classes"] if len(params["classes"]) else ("", "slope")
+        words.append(f"{params['groupby']}:{last}_vs_{first}".removesuffix("_vs_"))
         words += [f"{facts['n_donors']}_donors", f"q<{params['alpha']:g}"]
     return re.sub(r"\s+", "_", ";".join(words))
 

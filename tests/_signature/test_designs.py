@@ -49,6 +49,19 @@ def test_as_limma(recorded, name: str, within: bool, covariates: list[str]) -> N
     np.testing.assert_allclose(found.p, table[f"p_{name}"], rtol=1e-6)
 
 
+def test_the_slope_over_a_number_is_limmas(recorded) -> None:
+    table, samples = recorded
+    log, ones = table.filter(like="y").to_numpy().T, np.ones(len(samples))
+    none, unit = np.zeros(len(samples), dtype=int), np.arange(len(samples))
+    columns = encoded(samples[["age", "batch"]]).to_numpy()
+    given = samples.index.to_numpy(), none, ones, ones, ["all"], False, columns, unit
+    design = Design(2.0**log - 2, *given, samples["percent"].to_numpy())
+    found = design.test()
+    np.testing.assert_allclose(found.t, table["t_slope"], rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(found.p, table["p_slope"], rtol=1e-6)
+    np.testing.assert_allclose(design.differences.mean(axis=0), found.effect, atol=1e-10)
+
+
 def test_differences_are_adjusted_and_their_mean_is_the_effect(recorded) -> None:
     table, samples = recorded
     log, ones = table.filter(like="y").to_numpy().T, np.ones(len(samples))

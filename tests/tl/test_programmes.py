@@ -286,6 +286,7 @@ def test_levels_of_a_protein_are_no_classes() -> None:
         adata, ValueError, "different numbers, and classes are categories", groupby="level"
     )
     assert "pd.cut(adata.obs['level'], bins=[...])" in text
+    assert "The slope of genes over numbers is in tl.signature." in text
     adata.obs["level"] = pd.cut(adata.obs["level"], bins=[-3, 0, 4], labels=["low", "high"])
     sc_cll.tl.programmes(adata, groupby="level", **QUICK)
 

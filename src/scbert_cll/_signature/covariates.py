@@ -134,8 +134,10 @@ def check_values(values: pd.DataFrame, donors: np.ndarray, which: str = "") -> N
             )
 
 
-def check_model(design: Design, names: pd.Index, values: pd.DataFrame, classes: np.ndarray) -> None:
-    """Refuse covariates that cannot be told from the class, or from each other.
+def check_model(
+    design: Design, names: pd.Index, values: pd.DataFrame, classes: np.ndarray | pd.Series
+) -> None:
+    """Refuse covariates that cannot be told from the class, or number, or from each other.
 
     `names` has the covariate of each column of the model, `values` and `classes` what stands in the
     cross-tables: donors between them, cells within.
@@ -155,12 +157,16 @@ def check_model(design: Design, names: pd.Index, values: pd.DataFrame, classes: 
         how = "cannot" if np.isinf(max(inflation[key], together)) else "can hardly"
         raise ValueError(
             f"The covariate{'' if alone else 's'} {listed([key] if alone else of)} {how} be told "
-            f"from the class{_times(inflation[key] if alone else together)}: "
+            f"from {_what(design)}{_times(inflation[key] if alone else together)}: "
             f"{cross_table(classes, values[key])}. Leave {'it' if alone else 'one'} out of "
             "covariates, or add donors in which the two differ."
         )
     _check_among(columns, of, values)
     _check_single_donors(design, of, values, classes)
+
+
+def _what(design: Design) -> str:
+    return "the class" if design.number is None else "the number"
 
 
 def _times(inflation: float) -> str:
@@ -193,7 +199,10 @@ def _check_among(columns: np.ndarray, of: Mapping[str, np.ndarray], values: pd.D
 
 
 def _check_single_donors(
-    design: Design, of: Mapping[str, np.ndarray], values: pd.DataFrame, classes: np.ndarray
+    design: Design,
+    of: Mapping[str, np.ndarray],
+    values: pd.DataFrame,
+    classes: np.ndarray | pd.Series,
 ) -> None:
     """Refuse an effect that one donor alone tells from the covariates."""
     columns, tested = design.columns, None if design.within else 0
@@ -204,8 +213,9 @@ def _check_single_donors(
         if of and np.isinf(_weights(others, tested)):
             tables = "; ".join(f"{key}: {cross_table(classes, values[key])}" for key in of)
             raise ValueError(
-                f"Only the donor {str(design.donors[row])!r} tells the class from the covariates "
-                f"{listed(of)} ({tables}). Leave one out of covariates, or add such donors."
+                f"Only the donor {str(design.donors[row])!r} tells {_what(design)} from the "
+                f"covariates {listed(of)} ({tables}). Leave one out of covariates, or add such "
+                "donors."
             )
 
 
@@ -228,7 +238,7 @@ def cross_table(rows: pd.Series | np.ndarray, column: pd.Series) -> str:
 def associated(adata: AnnData, donors: pd.Series, last: pd.Series, taken: set[str]) -> list[str]:
     """Columns of `obs`, one value per donor, that go with the class over donors; the closest first.
 
-    `last` is whether a donor, by name, is of the last class.
+    `last` is whether a donor, by name, is of the last class; or it is the donor's number.
     """
     columns = []
     obs = cast("pd.DataFrame", adata.obs)[donors.isin(last.index).to_numpy()]
@@ -249,6 +259,6 @@ def associated(adata: AnnData, donors: pd.Series, last: pd.Series, taken: set[st
         x, y = x - x.mean(axis=0), y - y.mean()
         share = float(((x @ (np.linalg.pinv(x) @ y)) ** 2).sum() / max((y**2).sum(), 1e-12))
         if stats.chi2.sf(len(y) * share, np.linalg.matrix_rank(x)) < _CLEAR:
-            measure = "correlation" if is_number else "Cramér's V"
+            measure = "correlation" if is_number or last.dtype != bool else "Cramér's V"
             columns.append((share, f"{key!r} ({measure} {share**0.5:.2f})"))
     return [text for _, text in sorted(columns, reverse=True)]

@@ -19,11 +19,11 @@ from scbert_cll._checks import people
 from scbert_cll._checks.counts import noted_counts
 from scbert_cll._record import NOTHING
 from scbert_cll._signature import covariates as covariates_of
+from scbert_cll._signature import slope
 from scbert_cll._signature.both import MixedDesign
 from scbert_cll._signature.design import Design, size_factors
 
 N_FOLDS = 4
-_MOST_CODES = 10  # numbers that may be classes
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ class GeneCounts:
 class PseudobulkData:
     """Labelled cells: their counts (shared by permutations of the labels), classes and donors.
 
-    And their covariates, numbers and categoricals.
+    And their covariates, numbers and categoricals. With a `number` of each cell the slope over it
+    is asked for: then classes are groups of like cells within donors, or all of a donor's cells.
     """
 
     counts: GeneCounts
@@ -78,6 +79,7 @@ class PseudobulkData:
     limits: Limits
     covariates: pd.DataFrame
     samples: np.ndarray  # names, within donors; the donors' where each has one
+    number: np.ndarray | None = None
 
     @cached_property
     def n_cells(self) -> pd.DataFrame:
@@ -115,7 +117,7 @@ class PseudobulkData:
         enough = enough.reindex(self.n_cells.index, fill_value=False)
         enough = enough.reindex(columns=range(len(self.classes)), fill_value=False)
         enough = enough.set_axis(self.classes, axis=1)
-        complete = enough.all(axis=1)
+        complete = enough.all(axis=1) if self.number is None else enough.any(axis=1)
         if self.limits.within:
             return enough[complete]
         most = self.n_cells.eq(self.n_cells.max(axis=1), axis=0) & enough
@@ -127,6 +129,33 @@ class PseudobulkData:
     def n_complete(self) -> int:
         """Number of compared donors with all classes."""
         return int(self.sampled.all(axis=1).sum())
+
+    @property
+    def too_few(self) -> bool:
+        """Whether a class has fewer compared donors than are needed; of a number, all together."""
+        n = self.sampled.sum() if self.number is None else pd.Series(len(self.sampled))
+        return bool((n < self.limits.min_donors).any())
+
+    @property
+    def by_donor(self) -> pd.Series:
+        """Mean number of the cells of each compared donor."""
+        return pd.Series(self.number).groupby(self.donors).mean()[self.sampled.index]
+
+    @property
+    def between(self) -> PseudobulkData:
+        """The same cells, compared between donors without covariates."""
+        none = pd.DataFrame(index=self.covariates.index)
+        other = replace(self, limits=replace(self.limits, design="between"), covariates=none)
+        return other if self.number is None else other.grouped(self.number)
+
+    def grouped(self, number: np.ndarray) -> PseudobulkData:
+        """The same cells in groups of like numbers within donors, or all of a donor's cells."""
+        if not self.limits.within:
+            codes = np.zeros_like(self.codes)
+            return replace(self, number=number, codes=codes, classes=[slope.ALL])
+        codes = slope.groups(number, self.donors, self.samples, self.limits.min_cells)
+        classes = [str(1 + i) for i in range(max(codes.max(initial=0), 0) + 1)]
+        return replace(self, number=number, codes=codes, classes=classes)
 
     @property
     def inside(self) -> PseudobulkData:
@@ -155,6 +184,7 @@ class PseudobulkData:
         counts = replace(self.counts, matrix=self.counts.matrix[rows])
         of_cells: dict[str, Any] = {"codes": codes, "donors": donors}
         of_cells |= {"covariates": self.covariates.iloc[rows], "samples": self.samples[rows]}
+        of_cells["number"] = None if self.number is None else self.number[rows]
         return replace(self, counts=counts, **of_cells)
 
     def permuted(self, rng: np.random.Generator) -> PseudobulkData:
@@ -174,7 +204,7 @@ class PseudobulkData:
 
     def check(self) -> None:
         """Refuse covariates that the donors to compare cannot tell from the class or each other."""
-        if self.covariates.empty or (self.sampled.sum() < self.limits.min_donors).any():
+        if self.covariates.empty or self.too_few:
             return
         if self.design.df < self.limits.min_donors - 1:
             return  # which is said of the signature
@@ -183,10 +213,13 @@ class PseudobulkData:
         covariates_of.check_values(values, donors, " that are compared")
         names = covariates_of.encoded(values).columns.get_level_values(0)
         design, of_cells = self.design, np.array(self.classes)[self.codes[cells]]
+        if self.number is not None:
+            of_cells = pd.Series(self.number[cells], values.index)
         if not design.within:
             by_donor = values.groupby(donors, observed=True).first().loc[design.donors]
             of_donors = self.sampled.apply(lambda row: " and ".join(row.index[row]), axis=1)
-            covariates_of.check_model(design, names, by_donor, of_donors.to_numpy())
+            among = of_donors.to_numpy() if self.number is None else self.by_donor
+            covariates_of.check_model(design, names, by_donor, among)
         inside = design.inside if isinstance(design, MixedDesign) else design
         if inside.within and np.any(inside.columns):
             covariates_of.check_model(inside, names, values, of_cells)
@@ -196,7 +229,7 @@ class PseudobulkData:
         """Scaled sums per donor and class that are compared, of the tested genes."""
         sampled = self.sampled
         # donors with both classes only are compared within them
-        within = bool(sampled.to_numpy().all())
+        within = self.limits.within or bool(sampled.to_numpy().all() and self.number is None)
         row, code = sampled.to_numpy().nonzero()
         units = pd.MultiIndex.from_arrays([sampled.index[row], code])
         sums = self._sums
@@ -213,8 +246,9 @@ class PseudobulkData:
         given = total, donor, code, n_cells, size_factors(total)
         columns = covariates_of.encoded(self.covariates).to_numpy()
         means = (members @ columns) / n_cells[:, None]
+        level = None if self.number is None else (members @ self.number) / n_cells
         kind = MixedDesign if self.limits.design == "both" and not within else Design
-        design = kind(*given, self.classes, within, means, unit)
+        design = kind(*given, self.classes, within, means, unit, level)
         return design.scaled_by_unchanged_genes(self.limits.alpha)
 
     @cached_property
@@ -233,10 +267,11 @@ def classes_of(adata: AnnData, groupby: str) -> list[str]:
     """The classes of a column, in order; numbers that are no codes of classes are refused."""
     column = checks.obs_column(adata, groupby)
     n, where = column.nunique(), f"adata.obs[{groupby!r}]"
-    if types.is_numeric_dtype(column) and n > _MOST_CODES:
+    if types.is_numeric_dtype(column) and n > slope.MOST_CODES:
         raise ValueError(
             f"{where} holds {n} different numbers, and classes are categories. Cut it at values "
-            f"fixed beforehand: {where} = pd.cut({where}, bins=[...])."
+            f"fixed beforehand: {where} = pd.cut({where}, bins=[...]). The slope of genes over "
+            "numbers is in tl.signature."
         )
     return checks.classes(column, groupby)
 
@@ -256,10 +291,14 @@ def read(adata: AnnData, params: Mapping[str, Any], layer: str | None) -> Source
     if not params.get("paired", True):  # of a record from before there was `design`
         params = {**params, "design": "between"}
     groupby, donor_key = str(params["groupby"]), str(params["donor_key"])
-    codes = checks.labels(adata, groupby, classes, np.arange(adata.n_obs))
     donors = people.donors(adata, donor_key)
+    codes, number = np.zeros(adata.n_obs, dtype=np.int64), np.zeros(adata.n_obs)
+    if classes:
+        codes = checks.labels(adata, groupby, classes, np.arange(adata.n_obs))
+    else:
+        number = slope.numbers(adata, groupby, donors, str(params["design"]))
     matrix, note = noted_counts(adata, layer)
-    rows = np.flatnonzero((codes >= 0) & donors.notna())
+    rows = np.flatnonzero((codes >= 0) & np.isfinite(number) & donors.notna())
     names = {field.name for field in fields(Limits)} & set(params)
     limits = Limits(**{name: params[name] for name in names})
     keys = [str(key) for key in params.get("covariates", ())]
@@ -276,6 +315,10 @@ def read(adata: AnnData, params: Mapping[str, Any], layer: str | None) -> Source
     samples = donors if key == NOTHING else people.class_names(checks.obs_column(adata, key))
     data = PseudobulkData(counts, *of_cells, limits, values, samples.to_numpy()[rows])
     notes: dict[str, Any] = dict(note)
+    if not classes:
+        data, notes["n_cells_missing"] = data.grouped(number[rows]), int(np.isnan(number).sum())
+        left = set(data.donors) - set(data.sampled.index)
+        notes["donors_not_compared"] = sorted(str(name) for name in left)
     if keys:
         notes |= {"covariates_cancelled": covariates.cancelled, "n_donors_missing": len(left_out)}
         notes |= {"donors_missing": covariates.missing}

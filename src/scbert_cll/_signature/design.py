@@ -8,6 +8,7 @@ from typing import Self
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from scbert_cll._signature.moderated import Fit, Moderated
 
@@ -23,7 +24,8 @@ class Design:
 
     Several of one donor and class, such as time points, count as their mean in log2: the unit.
     They are compared within donors, or between them, and adjusted for covariates: means over the
-    cells of a sample, of a category the shares of its levels.
+    cells of a sample, of a category the shares of its levels. With a `number` the slope over it is
+    tested, and classes are groups of like cells of a donor, or one between donors.
     """
 
     total: np.ndarray  # (samples, genes)
@@ -35,6 +37,7 @@ class Design:
     within: bool
     covariates: np.ndarray  # (samples, columns)
     unit: np.ndarray  # number of the donor and class of each sample, in order
+    number: np.ndarray | None = None  # its mean over the cells of each sample
 
     def _by_unit(self, values: np.ndarray) -> np.ndarray:
         """Means over the samples of each donor and class."""
@@ -73,12 +76,21 @@ class Design:
         """Rows of `log` of the last class, true/false."""
         return np.asarray(self.code[self._first] == len(self.classes) - 1)
 
+    @cached_property
+    def level(self) -> np.ndarray:
+        """The number of each row of `log`, or its class: 0 is the first, 1 the last."""
+        if self.number is None:
+            return np.asarray(self.code[self._first] / (len(self.classes) - 1))
+        return self._by_unit(self.number[:, None])[:, 0]
+
     def contrast(self, values: np.ndarray) -> np.ndarray:
-        """Change from the first class to the last in each donor; of several, by their slope."""
-        n = len(self.classes)
-        step = np.arange(n) - (n - 1) / 2
-        by_donor = values.reshape(len(values) // n, n, values.shape[1])
-        return np.tensordot(step / (step**2).sum(), by_donor, axes=(0, 1)) * (n - 1)
+        """Slope over the levels in each donor; of classes the change from the first to the last."""
+        donor = pd.factorize(self.names)[0]
+        mean = np.bincount(donor, self.level) / np.bincount(donor)
+        centred = self.level - mean[donor]
+        weight = centred / np.bincount(donor, centred**2)[donor]
+        slopes = sparse.csr_matrix((weight, (donor, np.arange(len(donor))))) @ values
+        return np.asarray(slopes)
 
     @cached_property
     def columns(self) -> np.ndarray:
@@ -87,7 +99,7 @@ class Design:
             change = self.contrast(self._by_unit(self.covariates))
             rounded = np.abs(change) < _ROUNDING * np.abs(self.covariates).max(initial=0.0)
             return np.where(rounded, 0.0, change)  # of what is the same in all cells of a donor
-        return np.column_stack([self.last, self._by_unit(self.covariates)])
+        return np.column_stack([self.level, self._by_unit(self.covariates)])
 
     @cached_property
     def fit(self) -> Fit:
@@ -101,12 +113,16 @@ class Design:
         """Change in log2 from the first class to the last, donors × genes, beside covariates.
 
         Within donors with more than two classes, by the slope over all of them. Between donors, of
-        those of the last class, to the mean of the first.
+        those of the last class, to the mean of the first. Of a number the slope in each donor, or
+        the donor's part in that between them, of which the slope is the mean.
         """
         if self.within:
             others = self.columns @ self.fit.coefficients
             return pd.DataFrame(self.contrast(self.log) - others, index=self.donors)
         log, last = self.log - self.columns[:, 1:] @ self.fit.coefficients[1:], self.last
+        if self.number is not None:
+            share = len(log) * self.fit.weights[:, None]
+            return pd.DataFrame(share * (log - log.mean(axis=0)), self.names)
         return pd.DataFrame(log[last] - log[~last].mean(axis=0), self.names[last])
 
     @property
@@ -119,6 +135,7 @@ class Design:
         )
         table = table.reset_index(drop=True)
         table = table.assign(n_cells=n_cells.sum().to_numpy(), size_factor=factor.mean().to_numpy())
+        table = table if self.number is None else table.assign(level=self.level)
         several = len(table) < len(self.unit)
         return table.assign(n_samples=by_unit.size().to_numpy()) if several else table
 
@@ -133,7 +150,8 @@ class Design:
 
     def taken(self, samples: np.ndarray) -> Self:
         """The same design of some samples (true/false), scaled as it is."""
-        names = "total", "donor", "code", "n_cells", "size_factor", "covariates", "unit"
+        names = ["total", "donor", "code", "n_cells", "size_factor", "covariates", "unit"]
+        names += [] if self.number is None else ["number"]
         return replace(self, **{name: getattr(self, name)[samples] for name in names})
 
     def without(self, donor: str) -> Self:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 from scipy import stats
 
 from scbert_cll._signature.data import PseudobulkData
 from scbert_cll._signature.moderated import Moderated
 
-_ALONE = "nothing but the class and covariates=[...] tells donors apart"
+_ALONE = "nothing but the {what} and covariates=[...] tells donors apart"
 # design, donors with both classes that it needs, what it does, and what it assumes
 _OTHERS = (
     (
@@ -38,18 +37,22 @@ def detectable(test: Moderated, alpha: float) -> float:
 
 def other_design(data: PseudobulkData) -> str:
     """The design that these donors allow, what it assumes and what it can find; or nothing."""
-    limits, none = data.limits, pd.DataFrame(index=data.covariates.index)
-    if len(data.classes) != 2 or not len(data.counts.tested.genes):
+    limits, is_number = data.limits, data.number is not None
+    if not len(data.counts.tested.genes) or (len(data.classes) != 2 and not is_number):
         return ""
     for design, least, words, condition in _OTHERS:
-        other = replace(data, limits=replace(limits, design=design), covariates=none)
+        other = replace(data.between, limits=replace(limits, design=design))
         n = len(other.sampled)
         allowed = design != limits.design and least <= other.n_complete < n
-        if allowed and other.sampled.sum().min() >= limits.min_donors:
+        if is_number:
+            allowed = design == "between" != limits.design and n > limits.min_donors
+            allowed = allowed and other.design.fit.estimable
+        if allowed and not other.too_few:
             change = detectable(other.design.test(), limits.alpha)
+            what, per = ("number", " per 1 of it") if is_number else ("class", "")
             return (
-                f". design={design!r} would {words.format(n=n, k=other.n_complete)}, if {condition}"
-                f", and find a log2 fold change of {change:.2g} (80 % power, in a gene of median "
-                "error, where 1 % of the genes change)"
+                f". design={design!r} would {words.format(n=n, k=other.n_complete)}, if "
+                f"{condition.format(what=what)}, and find a log2 fold change{per} of {change:.2g} "
+                "(80 % power, in a gene of median error, where 1 % of the genes change)"
             )
     return ""

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scbert_cll._checks.words import listed
-from scbert_cll._signature import linear_filter
+from scbert_cll._signature import linear_filter, slope
 from scbert_cll._signature.both import LEVEL, MixedDesign
 from scbert_cll._signature.covariates import encoded
 from scbert_cll._signature.data import PseudobulkData
@@ -86,8 +86,7 @@ def find(data: PseudobulkData) -> Signature:
 
 def enough_donors(data: PseudobulkData) -> bool:
     """Whether so many donors have each class; and two have both, where both parts are joined."""
-    few = (data.sampled.sum() < data.limits.min_donors).any()
-    return not few and (data.limits.design != "both" or data.n_complete >= _FEWEST)
+    return not data.too_few and (data.limits.design != "both" or data.n_complete >= _FEWEST)
 
 
 def _both_parts(design: MixedDesign) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, Any]]:
@@ -119,17 +118,22 @@ def _within_instead(data: PseudobulkData, facts: dict[str, Any]) -> Signature:
 
 def _coefficients(data: PseudobulkData) -> np.ndarray:
     """Coefficients of a classifier that tells the extreme classes apart, in the samples' cells."""
-    rows = data.extremes
-    if not data.limits.within:
+    codes, rows = data.codes, data.extremes
+    if data.number is not None:
+        codes = slope.outer(codes, data.donors, data.design)
+        rows = np.flatnonzero(codes >= 0)
+    elif not data.limits.within:
         place = data.sampled.index.get_indexer(pd.Index(data.donors[rows]))
         rows = rows[data.sampled.to_numpy()[place, data.codes[rows]] & (place >= 0)]
     counts, donors = data.counts.tested.matrix[rows], data.donors[rows]
     covariates = encoded(data.covariates.iloc[rows]).to_numpy()
-    return linear_filter.coefficients(counts, data.codes[rows] > 0, donors, covariates)
+    return linear_filter.coefficients(counts, codes[rows] > 0, donors, covariates)
 
 
 def _too_few_donors(data: PseudobulkData) -> str:
     names, limits = data.complete_donors, data.limits
+    if data.number is not None:
+        return _too_few_numbers(data)
     if limits.design == "both" and data.n_complete < _FEWEST:
         has = "has" if data.n_complete == 1 else "have"
         return (
@@ -151,18 +155,33 @@ def _too_few_donors(data: PseudobulkData) -> str:
     )
 
 
+def _too_few_numbers(data: PseudobulkData) -> str:
+    names, limits = data.complete_donors, data.limits
+    has, cells = "has" if len(names) == 1 else "have", f"{limits.min_cells} cells"
+    what = f"{has} {cells} with a number"
+    if limits.within:
+        what = f"{has} two groups of {cells} or more that differ enough in the number"
+    which = f"{_donors(len(names))} {what} ({', '.join(names) or 'none'})"
+    return f"{which}, and {limits.min_donors} are needed{other_design(data)}"
+
+
 def _too_many_covariates(data: PseudobulkData) -> str:
     design, least = data.design, data.limits.min_donors - 1
     n, df = len(design.donors), design.df
+    keys, has_slope = data.covariates.columns, data.number is not None and not design.within
+    beside = ["the slope"] * has_slope + [f"the covariates {listed(keys)}"] * bool(len(keys))
     if df < least:
-        names = listed(data.covariates.columns)
+        fewer = ", or fewer covariates" if len(keys) else ""
         return (
-            f"{_donors(n)} leave {max(df, 0)} degrees of freedom beside the covariates {names}, "
-            f"and {least} are needed: {_donors(n + least - df)}, or fewer covariates"
+            f"{_donors(n)} leave {max(df, 0)} degrees of freedom beside {' and '.join(beside)}, "
+            f"and {least} are needed: {_donors(n + least - df)}{fewer}"
         )
     inside = design.inside if isinstance(design, MixedDesign) else design
     if not (design.fit.estimable and inside.fit.estimable):
-        return f"the covariates {listed(data.covariates.columns)} cannot be told from the class"
+        what = "class" if data.number is None else "number"
+        if len(keys):
+            return f"the covariates {listed(keys)} cannot be told from the {what}"
+        return f"the number is the same in the {_donors(n)} that are compared"
     return ""
 
 

@@ -10,7 +10,8 @@ from scbert_cll.pl._history import history
 from scbert_cll.pl._perturb import perturb
 from scbert_cll.pl._prognosis import forest, prognosis_null
 from scbert_cll.pl._programmes import programmes
-from scbert_cll.pl._signature import signature, signature_heatmap
+from scbert_cll.pl._signature import signature
+from scbert_cll.pl._signature_heatmap import signature_heatmap
 from scbert_cll.pl._signature_report import faithfulness, signature_report, stability
 from scbert_cll.pl._survival import survival
 

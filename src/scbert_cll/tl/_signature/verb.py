@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
 from anndata import AnnData
+from pandas.api import types
 
 from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll._checks.words import choice, column_names, is_model, listed, number_in, share
@@ -17,6 +18,7 @@ from scbert_cll._renamed import renamed_arguments
 from scbert_cll._signature import covariates as covariates_of
 from scbert_cll._signature import data as signature_data
 from scbert_cll._signature import record as signature_record
+from scbert_cll._signature import slope
 
 if TYPE_CHECKING:
     from scbert_cll.model import ScBERTClassifier
@@ -73,8 +75,10 @@ def signature(
         A classifier trained on `groupby`, whose evidence is put beside each gene.
     groupby
         `obs` column of the classes, in order: the last one against the first. With more than two,
-        the slope over all of them, and the classifier tells the outer two apart. Cells without a
-        class take no part.
+        the slope over all of them, and the classifier tells the outer two apart. Or of numbers,
+        over which the slope is taken: those of the type float (but 0 and 1 alone are classes), and
+        whole ones of more than ten values. ``.astype(float)`` and ``.astype("category")`` make a
+        column the one or the other. Cells without a class or number take no part.
     donor_key
         `obs` column of donors.
     %(counts_layer)s
@@ -100,7 +104,12 @@ def signature(
         donors with each other, in one estimate, which assumes that the difference is the same. It
         needs two donors with both classes and `min_donors` with each. A gene whose two parts
         disagree is not selected, and where more genes disagree than chance explains, the signature
-        is that within donors.
+        is that within donors. With numbers ``"within"`` is the slope over the cells of a donor,
+        such as the level of a protein: up to five groups of like cells, each of at least
+        `min_cells`, are summed in each donor (and sample), every donor gives one slope over the
+        groups' means, and their mean is tested. ``"between"`` is the slope over the donors' means,
+        of what each donor has one of (a patient's percentage of positive cells), and needs
+        `min_donors` + 1 donors.
     covariates
         `obs` columns to adjust for: numbers, categories, or ordered categories (as many columns as
         categories have). Between donors they have one value per donor. Within donors those that are
@@ -128,15 +137,15 @@ def signature(
 
     ``adata.uns['signature']`` : dict
         ``genes``, DataFrame of all tested genes, the clearest first: ``gene``, ``sign``,
-        ``selected``, ``log2_fc`` from the first class to the last with its standard ``error`` and
-        95 % limits ``low`` and ``high``, ``t``, ``p``, ``q``, ``coefficient`` (per standard
-        deviation of log-expression), ``agrees`` (the classifier does), ``n_same_sign`` (donors
-        whose own difference has the sign), ``n_left_out`` (leaving out one donor at a time: without
-        how many the gene is still found), ``abundance`` (mean log2 sum), ``detected`` (share of
-        cells), ``family`` (immunoglobulin, HLA, sex, mitochondrial, ribosomal, marker: genes that
-        differ between donors or cells whatever is asked; by symbols of man or of the mouse, whose
-        H2 is the HLA). With a network ``attribution`` (how the
-        logit changes with the presence of the gene's token; positive speaks for the last class),
+        ``selected``, ``log2_fc`` from the first class to the last, or per 1 of the number, with its
+        standard ``error`` and 95 % limits ``low`` and ``high``, ``t``, ``p``, ``q``,
+        ``coefficient`` (per standard deviation of log-expression), ``agrees`` (the classifier
+        does), ``n_same_sign`` (donors whose own difference has the sign), ``n_left_out`` (leaving
+        out one donor at a time: without how many the gene is still found), ``abundance`` (mean log2
+        sum), ``detected`` (share of cells), ``family`` (immunoglobulin, HLA, sex, mitochondrial,
+        ribosomal, marker: genes that differ between donors or cells whatever is asked; by symbols
+        of man or of the mouse, whose H2 is the HLA). With a network ``attribution`` (how the logit
+        changes with the presence of the gene's token; positive speaks for the last class),
         ``attribution_z`` over donors, ``attribution_agrees``, and ``attention``, the plain
         attention the gene receives in cells of the last class, which is abundance and evidence of
         nothing. ``arms``, DataFrame: how many genes are tested and selected with all genes, without
@@ -149,8 +158,15 @@ def signature(
         columns ``log2_fc_within``, ``error_within``, ``low_within``, ``high_within``, the same that
         end in ``_between``, and ``p_disagree`` (of Cochran's Q) in ``genes``, ``share_disagree``
         (of genes with ``p_disagree`` below 0.05), ``verdict`` over all genes in words, and
-        ``n_donors_within`` where the parts were joined. ``params``, with covariates also
-        ``covariates_cancelled``, and ``donors_missing``, who is without a value of each.
+        ``n_donors_within`` where the parts were joined. With numbers ``slope``: the ``unit`` of the
+        log2 fold changes, and of the levels that were compared ``low``, ``high`` and ``sd`` (of
+        donors, or of the groups within the median donor); column ``level`` of ``samples``, whose
+        classes are the groups from 1, or ``all`` cells of a donor; ``differences`` are donors'
+        slopes or, between donors, each one's part in the slope, which is their mean; and in
+        ``params`` ``n_cells_missing`` without a number, and ``donors_not_compared``, who have too
+        few cells, or groups that differ by less than half of what the median donor's do.
+        ``params``, with covariates also ``covariates_cancelled``, and ``donors_missing``, who is
+        without a value of each.
 
     Raises
     ------
@@ -158,11 +174,12 @@ def signature(
         A column, a layer or one of `exclude_genes` is missing.
     %(no_classifier)s
     ValueError
-        Fewer than two classes, more than ten numbers as classes, values that are no raw counts, a
-        parameter out of range, more than two classes but within donors, no held-out cells
-        for the network, or a `veto` without a network that has learned enough. A covariate that is
-        constant, varies within donors that are compared with each other, has a level of one donor
-        only or words among numbers, or cannot be told from the class or from another one.
+        Fewer than two classes, values that are no raw counts, a parameter out of range, more than
+        two classes but within donors, numbers that are infinite, all the same, or with a `model` or
+        ``design="both"``, no held-out cells for the network, or a `veto` without a network that has
+        learned enough. A covariate that is constant, varies within donors that are compared with
+        each other, has a level of one donor only or words among numbers, or cannot be told from the
+        class or from another one.
 
     Warns
     -----
@@ -203,10 +220,7 @@ def signature(
     elif veto:
         raise ValueError("veto=True needs a model, whose opinion it is.")
     choice(design, get_args(Design), "design")
-    classes = signature_data.classes_of(adata, groupby)
-    if design != "within" and len(classes) > 2:
-        where = f"adata.obs[{groupby!r}]"
-        raise ValueError(f"design={design!r} compares two classes; {where} has {listed(classes)}.")
+    classes = _classes(adata, groupby, design, has_model=model is not None)
     keys = column_names(covariates, "covariates")
     if taken := [key for key in keys if key in (groupby, donor_key)]:
         raise ValueError(f"{listed(taken)} is what is compared; take it out of covariates.")
@@ -219,6 +233,8 @@ def signature(
     source = signature_data.read(adata, params, layer)
     source.data.check()
     record = signature_record.of(source.data, gene)
+    if not classes and len(record["genes"]):
+        record["slope"] = slope.facts(source.data.design, groupby)
     if model is not None and len(record["genes"]):
         from scbert_cll.tl._signature.network import network_evidence
 
@@ -238,6 +254,31 @@ def signature(
     return target if copy else None
 
 
+def _classes(adata: AnnData, groupby: str, design: Design, *, has_model: bool) -> list[str]:
+    """The classes, in order; none where the column holds numbers, and a slope is asked for."""
+    where = f"adata.obs[{groupby!r}]"
+    if not slope.is_number(adata, groupby):
+        classes = signature_data.classes_of(adata, groupby)
+        if design == "within" or len(classes) == 2:
+            return classes
+        column, hint = adata.obs[groupby], ""
+        if types.is_numeric_dtype(column):
+            hint = f" For the slope over the numbers make them such: {where}.astype(float)."
+        what = f"compares two classes; {where} has {listed(classes)}"
+        raise ValueError(f"design={design!r} {what}.{hint}")
+    if has_model:
+        raise ValueError(
+            f"A classifier tells classes apart, and {where} holds numbers, over which the "
+            "signature is a slope. Leave model out."
+        )
+    if design == "both":
+        raise ValueError(
+            f"design='both' joins differences between classes, and {where} holds numbers. Take "
+            "their slope within donors or between them: design='within', design='between'."
+        )
+    return []
+
+
 def _check_samples(adata: AnnData, sample_key: str | None, donor_key: str) -> None:
     """Refuse samples that are missing, or are the donors."""
     if sample_key is None:
@@ -254,10 +295,14 @@ def _check_samples(adata: AnnData, sample_key: str | None, donor_key: str) -> No
 def _confounded(adata: AnnData, source: signature_data.Source, params: dict[str, Any]) -> str:
     """What may be in a signature between donors beside the class."""
     data, keys = source.data, params["covariates"]
-    last = data.n_cells.loc[data.sampled.index].idxmax(axis=1) == data.classes[-1]
+    if data.number is not None:
+        last, what = data.by_donor, "number"
+    else:
+        largest = data.n_cells.loc[data.sampled.index].idxmax(axis=1)
+        last, what = largest == data.classes[-1], "class"
     taken = {params["groupby"], params["donor_key"], *keys}
     columns = covariates_of.associated(adata, source.donors, last, taken)[:_MOST_NAMED]
-    near = f" These columns go with the class over donors: {', '.join(columns)}; adjust for them: "
+    near = f" These columns go with the {what} over donors: {', '.join(columns)}; adjust for them: "
     near += "covariates=[...]."
     but = f", but for {listed(keys)}" if keys else ""
     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, cast
 
@@ -165,6 +166,8 @@ def signature_report(
     sufficiency and comprehensiveness up to four parts of the donors are held out in turn, and the
     whole procedure, rankings included, runs on the others. Intervals draw donors anew.
 
+    *Slopes over numbers.* There are no labels, and what needs them is not run.
+
     *Covariates and samples.* Labels change places within the cells of a donor's sample that are
     alike in the covariates; where a covariate has more than ten values, and for a signature between
     donors, what needs other labels or donors is not run.
@@ -203,12 +206,11 @@ def signature_report(
     number_in(n_permutations, "n_permutations", _LEAST, np.inf, whole=True)
     number_in(n_network, "n_network", _LEAST, np.inf, whole=True)
     number_in(n_refits, "n_refits", 0, np.inf, whole=True)
-    if model is not None:
-        is_model(model, ("ScBERTClassifier",))
     sets = None if gene_sets is None else sets_of.read(gene_sets, adata.var_names)
     record = signature_record.read(adata, key)
     genes, reason = record["genes"], str(record["reason"])
     found_with = record["params"]
+    _check_model(model, found_with["classes"], key)
     layer = None if found_with["layer"] == "X" else str(found_with["layer"])
     source = signature_data.read(adata, found_with, layer)
     data = signature_record.compared(source.data, record)
@@ -258,8 +260,22 @@ def signature_report(
     return report
 
 
+def _check_model(model: ScBERTClassifier | None, classes: Sequence[str], key: str) -> None:
+    """Refuse what is no classifier, and one for a slope."""
+    if model is None:
+        return
+    is_model(model, ("ScBERTClassifier",))
+    if not len(classes):
+        raise ValueError(
+            f"adata.uns[{key!r}] is a slope over numbers, and a classifier tells classes apart. "
+            "Leave model out."
+        )
+
+
 def _not_repeatable(data: PseudobulkData, reason: str) -> str:
     """Why the genes cannot be looked for again, or an empty text."""
+    if data.number is not None:
+        return "the signature is a slope over numbers; there are no labels to permute or to learn"
     if not data.limits.within:
         return (
             "the signature compares donors with each other; labels cannot be permuted within them"
