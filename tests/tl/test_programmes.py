@@ -268,6 +268,27 @@ def test_labels_that_are_as_good_permuted_tie_nothing(monkeypatch) -> None:
     assert not table["tied"].any()
 
 
+def test_what_a_third_of_its_genes_do_ties_no_programme() -> None:
+    """Twelve genes vary together; with the class four rise, and eight fall a little."""
+    names = [f"BLOCK{i}" for i in range(12)]
+    adata = planted(effect="none")
+    adata = with_block(adata, list(adata.obs["donor"].unique()), names)
+    random, counts = np.random.default_rng(0), adata.X.toarray()
+    positive = np.flatnonzero(adata.obs["label"] == "positive")
+    block = adata.var_names.get_indexer(names)
+    few, many = (np.ix_(positive, part) for part in (block[:4], block[4:]))
+    counts[few] *= 3
+    counts[many] = random.binomial(counts[many].astype(int), 0.9)
+    adata.X = sparse.csr_matrix(counts)
+    sc_cll.tl.programmes(adata, groupby="label", **QUICK)
+    table = sc_cll.get.programmes(adata)
+    row = table[["BLOCK0" in genes for genes in table["genes"]]].squeeze(axis=0)
+    assert row["q"] < 0.05
+    assert row["p_permuted"] < 0.05
+    assert row["genes_agree"] < 0.5
+    assert not row["tied"]
+
+
 def test_permutations_that_are_too_few_for_alpha() -> None:
     fewest = QUICK | {"n_permutations": 19}
     text = refused(
