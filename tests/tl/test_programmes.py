@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
-from scipy import optimize, sparse
+from scipy import optimize, sparse, stats
 
 import scbert_cll as sc_cll
 from scbert_cll._signature.programme_usage import ByClass
@@ -78,6 +78,24 @@ def test_a_planted_programme_is_found_and_tied(found: AnnData) -> None:
     on = pd.Series(found.obsm["programmes"][row["programme"]].to_numpy(), found.obs_names)
     of_class = on.groupby(found.obs["label"], observed=True).mean()
     assert of_class["positive"] > 1.3 * of_class["negative"]
+
+
+def test_the_evidence_is_a_paired_t_over_donors(found: AnnData) -> None:
+    usage = sc_cll.get.programmes(found, "usage")
+    by_class = usage.pivot_table("log2_usage", "programme", ["class", "donor"], observed=True)
+    difference = by_class["positive"] - by_class["negative"]
+    table = sc_cll.get.programmes(found).set_index("programme").loc[difference.index]
+    other = stats.ttest_1samp(difference, 0, axis=1)
+    limits = other.confidence_interval(0.95)
+    for column, values in {
+        "log2_fc": difference.mean(axis=1),
+        "t": other.statistic,
+        "p": other.pvalue,
+        "low": limits.low,
+        "high": limits.high,
+        "q": stats.false_discovery_control(other.pvalue),
+    }.items():
+        np.testing.assert_allclose(table[column], values, rtol=1e-9, err_msg=column)
 
 
 @pytest.mark.parametrize("effect", ["none", "abundance"])
