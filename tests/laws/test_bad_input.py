@@ -19,8 +19,10 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import anndata as ad
 import mudata
@@ -35,6 +37,7 @@ from urllib3.exceptions import HTTPError
 
 import scbert_cll as sc_cll
 from scbert_cll.__main__ import main
+from scbert_cll._gene_names import table as name_table
 
 pp, tl = sc_cll.pp, sc_cll.tl
 FAST = {"max_epochs": 1, "batch_size": 32, "accelerator": "cpu", "enable_progress_bar": False}
@@ -229,6 +232,46 @@ def unlearned(adata: AnnData) -> None:
 
 def cross_validate(adata: AnnData, **kwargs: Any) -> None:
     tl.cross_validate(adata, **{"models": ["majority"], "n_repeats": 1, "n_bootstrap": 10} | kwargs)
+
+
+def one_class_each(**columns: Any) -> Callable[[AnnData], None]:
+    """Donors of one class each, in turn, and columns with one value of each donor."""
+
+    def change(adata: AnnData) -> None:
+        donor = adata.obs["donor"].str[1:].astype(int).to_numpy()
+        other = (adata.obs["cd49d"] == "CD49d+").to_numpy() != (donor % 2 == 1)
+        adata.obs.loc[other, "cd49d"] = None
+        for key, values in columns.items():
+            adata.obs[key] = np.array(list(values))[donor]
+
+    return change
+
+
+def visits(adata: AnnData) -> None:
+    adata.obs["visit"] = np.where(np.arange(72) // 2 % 2 == 0, "first", "second")
+
+
+def between(key: str) -> Callable[[AnnData], None]:
+    """Donors compared with each other, adjusted for a column."""
+    options = {"design": "between", "min_cells": 5, "min_donors": 3}
+    return lambda adata: tl.signature(adata, covariates=[key], **options)
+
+
+def damaged_names(adata: AnnData) -> None:
+    """The package's table of names, with one byte of it changed on the disk."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        shutil.copytree(name_table.FOLDER, "names")
+        path = Path("names", name_table.TABLE)
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+        damaged = partial(name_table.shipped, Path("names"))
+        with mock.patch.object(name_table, "shipped", damaged):
+            pp.align_genes(adata, ["CD49D", "GENE0"])
+
+
+def orthologues(first: str, human: str) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"mouse": [f"{first}{i}" for i in range(30)], "human": [f"{human}{i}" for i in range(30)]}
+    )
 
 
 ROWS: dict[str, tuple[Callable, Callable, type[Exception], str]] = {
@@ -511,6 +554,90 @@ ROWS: dict[str, tuple[Callable, Callable, type[Exception], str]] = {
         lambda a: tl.signature(a, design="between"),
         ValueError,
         r"design='between' compares two classes; adata.obs\['cd49d'\] has '0', '1', '2'",
+    ),
+    "a covariate that is not there": (
+        one_class_each(),
+        between("batch"),
+        KeyError,
+        "'batch' is not in adata.obs; it has 'donor'",
+    ),
+    "a covariate that is the same in all": (
+        one_class_each(batch="aaaaaa"),
+        between("batch"),
+        ValueError,
+        r"'batch' is the same in all donors \('a'\). Leave it out of covariates",
+    ),
+    "a covariate that is the class": (
+        one_class_each(batch="ababab"),
+        between("batch"),
+        ValueError,
+        r"'batch' cannot be told from the class: CD49d\+: a 0, b 3; CD49d-: a 3, b 0. Leave it out",
+    ),
+    "a level that one donor has": (
+        one_class_each(batch="aabbac"),
+        between("batch"),
+        ValueError,
+        r"'batch' has levels that only one donor has: 'c' \('P5'\).*Merge levels",
+    ),
+    "words among the numbers of a covariate": (
+        one_class_each(age=["61", "72", "unknown", "66", "55", "59.5"]),
+        between("age"),
+        ValueError,
+        r"'age' has words where numbers are meant: 'unknown'.*errors='coerce'",
+    ),
+    "a covariate of cells between donors": (
+        visits,
+        between("visit"),
+        ValueError,
+        r"'visit' varies within donors \('P0'.*compare within donors: design='within'",
+    ),
+    "what is compared as covariate": (
+        nothing,
+        lambda a: tl.signature(a, covariates=["cd49d"]),
+        ValueError,
+        "'cd49d' is what is compared; take it out of covariates",
+    ),
+    "the donor as sample": (
+        nothing,
+        lambda a: tl.signature(a, sample_key="donor"),
+        ValueError,
+        r"adata.obs\['donor'\] has one sample of each donor.*Leave sample_key out",
+    ),
+    "programmes of few cells": (
+        nothing,
+        tl.programmes,
+        ValueError,
+        r"recur in min_donors=4 donors, and 0 have min_cells=50 .*Lower min_cells, e.g. min_cells=12",
+    ),
+    "programmes with few permutations": (
+        nothing,
+        lambda a: tl.programmes(a, min_cells=12, n_permutations=19, alpha=0.01),
+        ValueError,
+        "n_permutations=19 cannot give a p as small as alpha=0.01.*Take n_permutations=99",
+    ),
+    "programmes of too many parts": (
+        nothing,
+        lambda a: tl.programmes(a, min_cells=12, ranks=(2, 40)),
+        ValueError,
+        r"ranks must be two or more different whole numbers from 2 to \d+.*For example ranks=range",
+    ),
+    "human genes to be made human": (
+        nothing,
+        lambda a: pp.to_human(a, orthologues("Gene", "GENE")),
+        ValueError,
+        "30 of 30 genes of adata are human.*pp.align_genes",
+    ),
+    "orthologues of other genes": (
+        nothing,
+        lambda a: pp.to_human(a, orthologues("Gene", "X")),
+        ValueError,
+        "0 of 30 genes, with 0.0% of the counts, have one human orthologue.*Pass a table of the",
+    ),
+    "a damaged table of gene names": (
+        nothing,
+        damaged_names,
+        ValueError,
+        r"table of gene names is damaged: the checksum of names.*Install the package again",
     ),
     "a veto of nobody": (
         nothing,
@@ -1329,6 +1456,11 @@ MEND: dict[str, str] = {
     "a gene that was not measured": "adata.X = np.nan_to_num(np.asarray(adata.X, dtype=float))",
     "totals of other genes": f"adata = sc_cll.pp.align_genes(adata, "
     f"list(model.genes))\n{BIN_AGAIN}",
+    "a covariate that is not there": "batch = dict(zip(['P0', 'P1', 'P2', 'P3', 'P4', 'P5'], "
+    "'aabbab'))\nadata.obs['batch'] = adata.obs['donor'].map(batch)",
+    "a level that one donor has": "adata.obs['batch'] = adata.obs['batch'].replace('c', 'b')",
+    "words among the numbers of a covariate": "adata.obs['age'] = "
+    "pd.to_numeric(adata.obs['age'].astype(str), errors='coerce')",
     "a time below zero": "adata = adata[adata.obs['TTT'] >= 0].copy()",
     "days called years": "adata.obs['TTT'] /= 365.25",
     "differences of dates": "adata.obs['TTT'] = adata.obs['TTT'].dt.days / 365.25",
@@ -1386,6 +1518,24 @@ INSTEAD: dict[str, str] = {
     "genes to leave out that are not there": "sc_cll.tl.signature(adata, "
     "exclude_genes=adata.var_names.intersection(['ITGA4']))",
     "three classes between donors": "sc_cll.tl.signature(adata)",
+    **dict.fromkeys(
+        ("a covariate that is the same in all", "a covariate that is the class"),
+        "sc_cll.tl.signature(adata, design='between', min_cells=5, min_donors=3)",
+    ),
+    "a covariate of cells between donors": "sc_cll.tl.signature(adata, covariates=['visit'], "
+    "design='within', min_cells=5)",
+    **dict.fromkeys(
+        ("what is compared as covariate", "the donor as sample"),
+        "sc_cll.tl.signature(adata, min_cells=5)",
+    ),
+    "programmes of few cells": "sc_cll.tl.programmes(adata, min_cells=12)",
+    "programmes with few permutations": "sc_cll.tl.programmes(adata, min_cells=12, "
+    "n_permutations=99, alpha=0.01)",
+    "programmes of too many parts": "sc_cll.tl.programmes(adata, min_cells=12, ranks=range(2, 8))",
+    "human genes to be made human": "sc_cll.pp.align_genes(adata, list(adata.var_names))",
+    "orthologues of other genes": "table = pd.DataFrame({'mouse': adata.var_names, 'human': "
+    "'X' + adata.var_names})\nsc_cll.pp.to_human(adata, table)",
+    "a damaged table of gene names": "sc_cll.pp.align_genes(adata, ['CD49D', 'GENE0'])",
     "a veto of nobody": "sc_cll.tl.signature(adata)",
     "logs to score": "sc_cll.tl.score_signature(adata, ['GENE0'], normalize=False)",
     "a signature of other genes": "sc_cll.tl.score_signature(adata, ['ITGA4', 'ITGB1', 'GENE0'], "
@@ -2011,6 +2161,20 @@ def test_too_few_donors_is_an_answer_and_no_error():
     assert adata.uns["signature"]["reason"].startswith("0 donors have 20 cells of every class")
     assert sc_cll.get.signature(adata).empty
     assert tl.signature_report(adata).reason == adata.uns["signature"]["reason"]
+
+
+@pytest.mark.filterwarnings("ignore:design='between' compares donors")
+def test_a_design_that_the_donors_do_not_allow_names_one_that_they_do():
+    adata = ad.concat({i: _cells() for i in range(2)}, index_unique="-")
+    adata.obs["donor"] = adata.obs["donor"] + adata.obs_names.str[-2:]
+    code = pd.factorize(adata.obs["donor"])[0]
+    adata.obs["cd49d"] = np.where(code % 2 == 1, "CD49d+", "CD49d-")
+    tl.signature(adata, min_cells=5)
+    reason = adata.uns["signature"]["reason"]
+    assert reason.startswith("0 donors have 5 cells of every class")
+    assert "design='between' would compare 12 donors" in reason
+    tl.signature(adata, min_cells=5, design="between")
+    assert not adata.uns["signature"]["reason"]
 
 
 def test_a_backed_object_is_refused(tmp_path, classifier):

@@ -11,6 +11,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks
+from scbert_cll._disk.formats import Json
 from scbert_cll._gene_names.columns import places_in
 from scbert_cll.model import ScBERTClassifier
 from scbert_cll.model._inference import hidden_genes
@@ -66,7 +67,7 @@ def named_as(model: ScBERTClassifier, adata: AnnData) -> Named:
     return Named(cells, int(is_renamed.sum()), column, share)
 
 
-def _renamed(record: Mapping[str, Any], old: pd.Index, new: pd.Index) -> dict[str, Any]:
+def _renamed(record: Mapping[str, Any], old: pd.Index, new: pd.Index) -> Json:
     """The record of the tokens, with the new names in it."""
     params, edges = dict(record.get("params", {})), record.get("edges")
     of_totals = _checks.counts.totals_of(old)
