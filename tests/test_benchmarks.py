@@ -90,6 +90,16 @@ def test_programmes_finds_the_planted_one():
     assert found["nothing"][0][4] == "0%"
 
 
+def test_designs_joins_and_adjusts():
+    found = run_quick("signature.designs")
+    same, clones = (f"2 + 10, clones {share}, effect 1.0, sd 0.3" for share in ("0%", "15%"))
+    assert recall(found[same][0][0]) >= 0.9
+    assert [float(found[study][0][2]) for study in (same, clones)] == [0, 1]
+    of_batch, true, without, _ = (eval(cell) for cell in found["agree 21"][0])  # noqa: S307
+    assert max(of_batch) <= 1 < 20 < min(without)
+    assert min(true) >= 23
+
+
 def test_nonadditive_compares_every_method_on_a_combination():
     found = run_quick("signature.nonadditive")
     assert recall(found["difference of correlations"][0][0]) >= 0.9

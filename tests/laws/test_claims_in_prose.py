@@ -624,6 +624,30 @@ def verdicts() -> str:
     return f"in {said[True]} of {n} data sets, and without such genes in {said[False]} of {n}."
 
 
+def covariates() -> str:
+    """The rows of the table, one under the other."""
+    lines = []
+    for of_sets in of_json("signature_covariates.json")["rows"]:
+        names = {"true_with": min, "of_batch_with": max, "of_batch_without": max}
+        cells = [
+            f"{np.mean(of_sets[name]):.1f} ({worst(of_sets[name])})"
+            for name, worst in names.items()
+        ]
+        donors = f"{of_sets['agree']} of {of_sets['n_donors']} donors"
+        lines.append(f"| {' | '.join([donors, *cells])} |")
+    return " ".join(lines)
+
+
+def adjusted() -> str:
+    rows = of_json("signature_covariates.json")["rows"]
+    sets = [pair for r in rows for pair in zip(r["true_with"], r["of_batch_with"], strict=True)]
+    n_fine = sum(true >= 23 and of_batch <= 1 for true, of_batch in sets)
+    return (
+        f"With the covariate {n_fine} of {len(sets)} data sets have at least 23 true genes and at "
+        f"most one of the batch; in the other one {min(true for true, _ in sets)} are found."
+    )
+
+
 # -- sentences
 # --------------------------------------------------------------------------------------------------
 
@@ -638,6 +662,8 @@ CLAIMS: dict[str, dict[str, Callable[[], str]]] = {
         ),
         "designs": small_p,
         "verdicts": verdicts,
+        "covariates": covariates,
+        "adjusted": adjusted,
         "twenty": lambda: f"and is on {data_sets('signature.json')} data sets)",
         "veto": veto,
         "most false": lambda: (

@@ -10,31 +10,10 @@ from anndata import AnnData
 from scipy import sparse
 
 import scbert_cll as sb
+from benchmarks.signature.designs import homogeneous
 
 BETWEEN = {"groupby": "label", "design": "between"}
 WARNED = "ignore:design='between' compares donors"
-
-
-def homogeneous(n_donors: int = 24, agree: int | None = 20, seed: int = 0) -> AnnData:
-    """Donors of one class each; a batch that agrees with it in some of them changes 60 genes."""
-    adata = sb.datasets.planted_donors(
-        n_donors=n_donors, n_cells=120, size=1.0, n_genes=400, rng=seed
-    )
-    donor = adata.obs["donor"].cat.codes.to_numpy()
-    adata = adata[(donor % 2 == 1) == (adata.obs["label"] == "positive")].copy()
-    donor = adata.obs["donor"].cat.codes.to_numpy()
-    rng = np.random.default_rng(seed)
-    other = np.arange(n_donors) % 2
-    if agree is not None:
-        other = np.where(rng.permutation(n_donors) < agree, other, 1 - other)
-    adata.obs["batch"] = pd.Categorical(np.array(["first", "second"])[other[donor]])
-    genes = rng.permutation(np.flatnonzero(adata.var["truth"] == 0))[:60]
-    counts = adata.X.toarray().astype(np.int64)
-    kept = rng.binomial(counts[:, genes], np.exp(-1.0))
-    counts[:, genes] = np.where((other[donor] == 0)[:, None], kept, counts[:, genes])
-    adata.X = sparse.csr_matrix(counts.astype(np.float32))
-    adata.var["of_batch"] = np.isin(np.arange(adata.n_vars), genes)
-    return adata
 
 
 def found(adata: AnnData, **options) -> pd.Index:
