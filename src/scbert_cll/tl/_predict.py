@@ -7,8 +7,8 @@ from anndata import AnnData
 from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll._checks.words import is_model, share
 from scbert_cll.model import ScBERTClassifier
+from scbert_cll.model._named import named_as
 from scbert_cll.tl import _write
-from scbert_cll.tl._named import named_as
 
 
 @_docs.shared

@@ -13,8 +13,8 @@ from anndata import AnnData
 from scbert_cll import _checks
 from scbert_cll._disk.formats import Json
 from scbert_cll._gene_names.columns import places_in
-from scbert_cll.model import ScBERTClassifier
 from scbert_cll.model._inference import hidden_genes
+from scbert_cll.model._protocols import Network
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Named(NamedTuple):
         return facts | {"tokens_renamed": self.share}
 
 
-def named_as(model: ScBERTClassifier, adata: AnnData) -> Named:
+def named_as(model: Network, adata: AnnData) -> Named:
     """Cells under the names of a model, for results per cell; `adata` stays as it is.
 
     Genes the model is not shown count, too: their names are needed to compare totals.
