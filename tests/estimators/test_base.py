@@ -151,8 +151,15 @@ def test_genes_are_matched_by_name(train, test):
     np.testing.assert_allclose(
         model.predict_proba(test[:, ::-1]), model.predict_proba(test), atol=1e-7
     )
-    with pytest.raises(KeyError, match=r"'ITGA4' not in adata.var_names, which has e.g."):
-        model.predict_proba(test[:, test.var_names != "ITGA4"])
+    former = test.copy()
+    former.var_names = ["CD49D" if gene == "ITGA4" else gene for gene in test.var_names]
+    sentence = (
+        r"'ITGA4' not in adata.var_names, .*pp.align_genes\(adata, list\(estimator.genes_\)\)"
+    )
+    with pytest.raises(KeyError, match=sentence):
+        model.predict_proba(former)
+    aligned = sb.pp.align_genes(former, list(model.genes_))
+    np.testing.assert_allclose(model.predict_proba(aligned), model.predict_proba(test), atol=1e-7)
 
 
 def test_classes_keep_the_order_of_the_categories_and_leave_out_the_absent(train, test):

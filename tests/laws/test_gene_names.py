@@ -169,6 +169,7 @@ def attended_to(adata: AnnData, name: str) -> set[str]:
 def with_vectors(adata: AnnData, name: str) -> set[str]:
     vectors = pd.DataFrame(np.ones((1, 3)), index=[name])
     tl.gene2vec(adata, vectors=vectors, min_matched=0.01)
+    assert adata.uns["gene2vec"]["n_genes_renamed"] == int(name not in adata.var_names)
     return set(adata.var_names[adata.varm["gene2vec"].any(axis=1)])
 
 
@@ -436,6 +437,8 @@ def test_a_corpus_is_of_the_genes_that_were_named(tmp_path, expected) -> None:
         sc_cll.ScBERT.from_corpus(corpus, exclude_genes=[SHARED], **network)
     vectors = pd.DataFrame(np.eye(12), index=GENES)
     sc_cll.ScBERT.from_corpus(corpus, gene_vectors=vectors, **network)
+    with pytest.raises(ValueError, match=r"gene_vectors must be unique.*keep one row per gene"):
+        sc_cll.ScBERT.from_corpus(corpus, gene_vectors=vectors.iloc[[0, *range(12)]], **network)
     with pytest.raises(KeyError, match=r"gene_vectors lacks 1 of 12 .*'PTGS2'"):
         sc_cll.ScBERT.from_corpus(corpus, gene_vectors=vectors.rename({"PTGS2": SHARED}), **network)
     with pytest.raises(ValueError, match=r"not among the model's: 'MARCH1'.*pp\.build_corpus"):
