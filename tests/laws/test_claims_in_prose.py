@@ -949,6 +949,16 @@ def test_targets_in_the_table_of_scripts_are_those_of_the_files() -> None:
     assert found["seconds_ratio"]["median"] <= 1.5
 
 
+def test_the_table_of_slopes_is_measured() -> None:
+    for r in of_json("signature_slopes.json")["rows"]:
+        cells = [f"{r['design']} | {r['n_donors']} | {r['effect']:.1f} | {r['own']:.2f}"]
+        cells += [f"{r['below_0.05']:.3f} | {r['below_0.001']:.4f}"]
+        for way in ("test", "selected"):
+            shares = f"{r[f'recall_{way}']:.2f} / {r[f'false_{way}']:.2f}"
+            cells.append(shares if r["effect"] else f"{r[f'n_false_{way}']:.2f} genes")
+        assert f"| {' | '.join(cells)} |" in text(SIGNATURE)
+
+
 # -- completeness
 # --------------------------------------------------------------------------------------------------
 

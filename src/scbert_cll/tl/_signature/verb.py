@@ -108,8 +108,8 @@ def signature(
         such as the level of a protein: up to five groups of like cells, each of at least
         `min_cells`, are summed in each donor (and sample), every donor gives one slope over the
         groups' means, and their mean is tested. ``"between"`` is the slope over the donors' means,
-        of what each donor has one of (a patient's percentage of positive cells), and needs
-        `min_donors` + 1 donors.
+        of what each donor has one of (a patient's percentage of positive cells); it needs
+        `min_donors` + 1 donors, who must spread alike at every number.
     covariates
         `obs` columns to adjust for: numbers, categories, or ordered categories (as many columns as
         categories have). Between donors they have one value per donor. Within donors those that are
