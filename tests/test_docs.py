@@ -386,6 +386,38 @@ def test_tutorial_joins_outcome_to_patients_by_name(prognosis: dict[str, Any]) -
     assert sc_cll.get.survival(patients, "groups")["n"].sum() == patients.n_obs == 40
 
 
+TWELVE = "docs/tutorials/twelve_patients.md"
+NUMBER = r"(?<![\w.])-?\d+(?:\.\d+)?(?:e-?\d+)?(?![\w])"
+
+
+def is_as_printed(text: str, page: str) -> None:
+    """The same words, and numbers that are nearly the same: processors round otherwise."""
+    parts = [part.split() for part in (text, page)]
+    for words in zip(*parts, strict=True):  # one by one: a difference of long texts takes minutes
+        assert len({re.sub(NUMBER, "N", word) for word in words}) == 1, words
+        numbers = [[float(one) for one in re.findall(NUMBER, word)] for word in words]
+        assert numbers[0] == pytest.approx(numbers[1], rel=0.05, abs=0.02), words
+
+
+@pytest.mark.slow  # runs a tutorial
+def test_tutorial_of_twelve_patients_prints_what_stands_on_its_page() -> None:
+    page, names = (ROOT / TWELVE).read_text(), dict[str, Any]()
+    parts = re.findall(
+        r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", page, flags=re.MULTILINE | re.DOTALL
+    )
+    for code, printed in parts:
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):
+            exec(compile(code, TWELVE, "exec"), names)  # noqa: S102
+        is_as_printed(said.getvalue(), printed)
+    sets = names["sets"]
+    assert (sets["chromosome 12"].xs("trisomy12", level="adjusted for") == 0).all()
+    assert sets.loc[(4, "between", "nothing"), "chromosome 12"] >= 3
+    for n in (2, 3):
+        true = [sets.loc[(n, design, "trisomy12"), "true"] for design in ("between", "both")]
+        assert true[0] < true[1]
+
+
 @pytest.fixture(scope="module")
 def real_prognosis(
     tmp_path_factory: pytest.TempPathFactory, shared_file: Callable[[str], Path]

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -35,15 +35,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, options = chosen.command, dict(vars(chosen[chosen.command]))
     show = options.pop("traceback")
     options.pop("config")
+    possible = words.options_of(commands.COMMANDS[name])
     try:  # processes that the command starts inherit how threads wait
-        with passive(), as_it_was(), same_random_state(), same_logs(), _warnings_once():
+        with passive(), as_it_was(), same_random_state(), same_logs(), _warnings_once(possible):
             _print_news()
             _call(commands.COMMANDS[name], options)
     except (*_BAD_INPUT, InUseError) as error:
         # an error of Python's own names a module, ours an extra to install
         if show or (isinstance(error, ImportError) and error.name):
             raise
-        possible = words.options_of(commands.COMMANDS[name])
         print(f"error: {words.in_options(_text(error), possible)}", file=sys.stderr)
         return _IN_USE if isinstance(error, InUseError) else _BAD
     except (OSError, FigureError) as error:
@@ -104,12 +104,12 @@ def _print_news() -> None:
 
 
 @contextmanager
-def _warnings_once() -> Iterator[None]:
-    """A warning is its sentence, once, without the place in the code."""
+def _warnings_once(possible: Mapping[str, Collection[str]]) -> Iterator[None]:
+    """A warning is its sentence in a command's options, once, without the place in the code."""
     printed, before = set[str](), warnings.formatwarning
 
     def sentence(message: Warning | str, *_: Any, **__: Any) -> str:
-        text = " ".join(str(message).split())
+        text = words.in_options(" ".join(str(message).split()), possible)
         new = text not in printed
         printed.add(text)
         return f"warning: {text}\n" * new

@@ -6,7 +6,7 @@ Everything heavy is imported inside, so that asking a command for help is quick.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -155,7 +155,7 @@ def is_cells(path: Path) -> bool:
 def choose(
     data: AnnData | MuData,
     reading: Reading,
-    columns: Mapping[str, str | None] = {},
+    columns: Mapping[str, str | Sequence[str] | None] = {},
     *,
     with_protein: bool = False,
     where: object = "The object",
@@ -184,13 +184,13 @@ def choose(
     cells_key = None if reading.cells in (None, ALL, CLL) else reading.cells
     obs, others = (cast("pd.DataFrame", part.obs) for part in (cells.rna, cells.data))
     columns = {"donor_key": cells.donor_key, "cells": cells_key, **columns}
-    for option, key in columns.items():
-        if key is not None:
-            if key not in obs and key in others:
-                obs[key] = others[key].reindex(obs.index)
+    for option, keys in columns.items():
+        for name in [keys] if isinstance(keys, str) else keys or ():
+            if name not in obs and name in others:
+                obs[name] = others[name].reindex(obs.index)
             or_none = f", or pass --donor-key {NO_DONORS} if all cells are of one donor"
             remedy = f"Name the column with {flag(option)}{or_none * (option == 'donor_key')}."
-            key_in(key, obs, "adata.obs", remedy)
+            key_in(name, obs, "adata.obs", remedy)
     if with_protein and cells.rna_key is not None:
         no_protein = _lacks_protein(cells, reading.protein_key)
         cells.leave_out(no_protein, "have no protein and are left out")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,7 +30,7 @@ Accelerator = Literal["auto", "cpu", "gpu"]
 _log = logging.getLogger(__name__)
 
 
-def source(path: Path, reading: Reading, **columns: str | None) -> Path | Cells:
+def source(path: Path, reading: Reading, **columns: str | Sequence[str] | None) -> Path | Cells:
     """Cells in memory, or a corpus, which stays on disk; a damaged one is refused now.
 
     Of the columns of obs, by their options, only that of the labels is for a corpus, too.
@@ -49,7 +49,7 @@ def source(path: Path, reading: Reading, **columns: str | None) -> Path | Cells:
         choice(path.suffix, ENDINGS, what)
     open_corpus(path)
     columns.pop("labels_key", None)
-    named = [option for option, key in columns.items() if key is not None]
+    named = [option for option, key in columns.items() if key]
     why = "a corpus, whose genes, bins, cells and donors were chosen when it was built"
     refuse_options([*reading.given(), *named], f"{path} is {why}")
     return path

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from scbert_cll import _keys
-from scbert_cll._cli import shared
+from scbert_cll._checks.words import listed
+from scbert_cll._cli import shared, words
 from scbert_cll._cli.reading import ENDINGS, Cells, ReadingDonors
 from scbert_cll._disk.in_place import make_folder
 from scbert_cll._process import to_change
@@ -21,6 +23,7 @@ FILES: Final = ("signature.csv", "signature.json", "signature.gmt")
 _FIGURE: Final = "signature.png"
 _GENE: Final = "ITGA4"  # of CD49d
 _SHOWN: Final = 5
+Design = Literal["within", "between", "both"]
 
 
 def signature(
@@ -36,6 +39,9 @@ def signature(
     min_donors: int = 4,
     min_detected: float = 0.02,
     alpha: float = 0.05,
+    design: Design = "within",
+    covariates: Sequence[str] = (),
+    sample_key: str | None = None,
     between: bool = False,
     name: str = "CD49D",
     overwrite: bool = False,
@@ -67,8 +73,14 @@ def signature(
         Share of the cells that must express a gene for it to be tested.
     alpha
         Expected share of false genes among those that pass the test.
+    design
+        Compare classes within donors, donors with each other (between), or both in one estimate.
+    covariates
+        obs columns to adjust for: numbers or categories.
+    sample_key
+        obs column of a donor's samples (time points, compartments), summed each on its own.
     between
-        Compare donors with each other instead of classes within donors.
+        The former name of --design between.
     name
         Name of the sets in the .gmt, one word.
     overwrite
@@ -77,8 +89,14 @@ def signature(
     from scbert_cll._signature.gene_sets import check_gmt_name
 
     check_gmt_name(name)
+    if between:
+        warnings.warn("--between is now --design between.", FutureWarning, stacklevel=2)
+        if design == "both":
+            raise ValueError("--between and --design both are two designs. Leave --between out.")
+        design = "between"
     shared.free_folder(out, "the signature", overwrite=overwrite)
-    cells = shared.source(data, reading, labels_key=labels_key)
+    keys = {"labels_key": labels_key, "sample_key": sample_key}
+    cells = shared.source(data, reading, **keys, covariates=covariates)
     if not isinstance(cells, Cells):
         raise ValueError(
             f"{data} is a corpus; the signature is of a file of cells: {', '.join(ENDINGS)}."
@@ -105,7 +123,9 @@ def signature(
         min_donors=min_donors,
         min_detected=min_detected,
         alpha=alpha,
-        design="between" if between else "within",
+        design=design,
+        covariates=list(covariates),
+        sample_key=sample_key,
     )
     make_folder(out)
     # of an earlier run: this one may have found none
@@ -141,11 +161,25 @@ def _sentence(record: Mapping[str, Any], out: Path) -> str:
     """Number of genes and the clearest ones, or the reason why there are none."""
     n_tested, tested = record["n_tested"], "No gene was tested"
     if n_tested:
-        tested = f"{n_tested:,} genes were tested in {record['n_donors']} donors"
+        tested = f"{n_tested:,} genes were tested in {record['n_donors']} donors{_adjusted(record)}"
     if not record["n_selected"]:
         written = "evidence and figure are" if n_tested else "figure is"
-        return f"No gene is selected. {tested}: {record['reason']}. The {written} in {out}."
+        reason = words.in_options(record["reason"], words.options_of(signature))
+        return f"No gene is selected. {tested}: {reason}. The {written} in {out}."
     genes = record["genes"]
     clearest = ", ".join(genes.loc[genes["selected"], "gene"].head(_SHOWN))
     selected = up_and_down(record)
-    return f"{selected}, the clearest {clearest}. {tested}. They are in {out}."
+    verdict = str(record.get("verdict", ""))
+    verdict = f" {verdict[:1].upper()}{verdict[1:]}." * bool(verdict)
+    return f"{selected}, the clearest {clearest}. {tested}.{verdict} They are in {out}."
+
+
+def _adjusted(record: Mapping[str, Any]) -> str:
+    """For which covariates, which of them cancelled, and who has no value of them."""
+    params = record["params"]
+    cancelled = params.get("covariates_cancelled", [])
+    names = [name for name in params["covariates"] if name not in cancelled]
+    text = f", adjusted for {listed(names)}" * bool(names)
+    text += f"; the same within each, so cancelled: {listed(cancelled)}" * bool(cancelled)
+    n = params.get("n_donors_missing", 0)
+    return text + f"; {n} {'donors' if n > 1 else 'donor'} without a value left out" * bool(n)

@@ -113,7 +113,7 @@ def in_options(sentence: str, options: Mapping[str, Collection[str]]) -> str:
         if value in ("None", "False"):
             without = {"pass": f"leave out {option}", "with": f"without {option}"}
             return without.get(verb, f"no {option}") + rest
-        value = "" if value in ("", "True") else " " + value.strip("'\"")
+        value = "" if value in ("", "True", "[...]") else " " + value.strip("'\"")
         return f"{before}{option}{value}{rest}"
 
     return _WORDS.sub(replaced, sentence)
