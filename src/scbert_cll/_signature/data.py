@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from itertools import chain, zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ from scbert_cll._signature.both import MixedDesign
 from scbert_cll._signature.design import Design, size_factors
 
 N_FOLDS = 4
+FEWEST = 2  # donors that have a variance, and that cannot spare one
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,10 @@ class PseudobulkData:
     @property
     def too_few(self) -> bool:
         """Whether a class has fewer compared donors than are needed; of a number, all together."""
-        n = self.sampled.sum() if self.number is None else pd.Series(len(self.sampled))
+        return self._few(self.sampled)
+
+    def _few(self, sampled: pd.DataFrame) -> bool:
+        n = sampled.sum() if self.number is None else pd.Series(len(sampled))
         return bool((n < self.limits.min_donors).any())
 
     @property
@@ -174,8 +179,32 @@ class PseudobulkData:
 
     @property
     def extremes(self) -> np.ndarray:
-        """Positions of the cells of the first and the last class."""
-        return np.flatnonzero(np.isin(self.codes, [0, len(self.classes) - 1]))
+        """Positions of the cells of the first and the last class.
+
+        Where donors are compared, those of the samples to compare.
+        """
+        rows = np.flatnonzero(np.isin(self.codes, [0, len(self.classes) - 1]))
+        if self.limits.within:
+            return rows
+        place = self.sampled.index.get_indexer(pd.Index(self.donors[rows]))
+        is_compared = self.sampled.to_numpy()[place, self.codes[rows]] & (place >= 0)
+        return np.asarray(rows[is_compared])
+
+    @property
+    def peers(self) -> np.ndarray:
+        """Among whose cells each is ranked: its donor's, or those of all donors of one class."""
+        alone = self.sampled.index[~self.sampled.all(axis=1)]
+        return np.where(np.isin(self.donors, alone), "", self.donors)
+
+    def enough(self, left_out: Collection[str] = ()) -> bool:
+        """Whether each class has so many donors, without some.
+
+        And two have both, where both parts are joined.
+        """
+        sampled = self.sampled[~self.sampled.index.isin(left_out)]
+        if self._few(sampled):
+            return False
+        return bool(self.limits.design != "both" or sampled.all(axis=1).sum() >= FEWEST)
 
     def without(self, left_out: list[str]) -> PseudobulkData:
         """The cells of the other donors."""
@@ -186,21 +215,6 @@ class PseudobulkData:
         of_cells |= {"covariates": self.covariates.iloc[rows], "samples": self.samples[rows]}
         of_cells["number"] = None if self.number is None else self.number[rows]
         return replace(self, counts=counts, **of_cells)
-
-    def permuted(self, rng: np.random.Generator) -> PseudobulkData:
-        """The same cells with the labels of each donor's cells in another order.
-
-        Only those of like cells change places, where there are covariates or samples.
-        """
-        codes = self.codes.copy()
-        unit = pd.DataFrame(self.covariates.reset_index(drop=True)).assign(
-            donor=self.donors, sample=self.samples
-        )
-        of_cell = unit.groupby(list(unit), observed=True).ngroup().to_numpy()
-        for group in np.unique(of_cell):
-            rows = np.flatnonzero(of_cell == group)
-            codes[rows] = rng.permutation(codes[rows])
-        return replace(self, codes=codes)
 
     def check(self) -> None:
         """Refuse covariates that the donors to compare cannot tell from the class or each other."""
@@ -252,15 +266,40 @@ class PseudobulkData:
         return design.scaled_by_unchanged_genes(self.limits.alpha)
 
     @cached_property
+    def spared(self) -> list[str]:
+        """Donors that can be left out, one at a time, and leave enough for a signature."""
+        return [name for name in self.complete_donors if self._can_spare([name])]
+
+    def _can_spare(self, donors: list[str]) -> bool:
+        if not self.enough(donors):
+            return False
+        rest = self.design.taken(~np.isin(self.design.donor, donors))
+        inside = rest.inside if isinstance(rest, MixedDesign) else rest
+        estimable = rest.fit.estimable and inside.fit.estimable
+        return bool(estimable and rest.df >= self.limits.min_donors - 1)
+
+    @cached_property
     def folds(self) -> list[list[str]]:
-        """Donors to hold out, a fold at a time; empty if too few would be left for a signature."""
-        names, least = self.complete_donors, self.limits.min_donors
-        n = len(names)
-        if n - 1 < least:
-            return []
-        n_folds = N_FOLDS if n - -(-n // N_FOLDS) >= least else n
-        parts = GroupKFold(n_folds).split(names, groups=names)
-        return [[names[i] for i in test] for _, test in parts]
+        """Donors to hold out, a fold at a time; empty if too few would be left for a signature.
+
+        Each fold has donors of both classes, or of each.
+        """
+        sampled = self.sampled.loc[self.spared]
+        complete = sampled.all(axis=1)
+        names = sampled.index.astype(str).to_numpy(object)
+        alone = [names[sampled[key] & ~complete] for key in sampled]
+        fewest = min(map(len, alone))
+        kinds = [(names[complete], int(complete.sum())), *((part, fewest) for part in alone)]
+        kinds = [(part, n) for part, n in kinds if n >= FEWEST]
+        for n_folds in [N_FOLDS, *sorted(n for _, n in kinds if n > N_FOLDS)] if kinds else []:
+            parts = [
+                [part[test] for _, test in GroupKFold(min(n, n_folds)).split(part, groups=part)]
+                for part, n in kinds
+            ]
+            folds = [[*chain(*fold)] for fold in zip_longest(*parts, fillvalue=())]
+            if all(map(self._can_spare, folds)):
+                return folds
+        return []
 
 
 def classes_of(adata: AnnData, groupby: str) -> list[str]:

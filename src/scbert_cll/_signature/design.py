@@ -12,7 +12,7 @@ from scipy import sparse
 
 from scbert_cll._signature.moderated import Fit, Moderated
 
-_PRIOR_COUNT = 2.0  # added before the logarithm
+PRIOR_COUNT = 2.0  # added before the logarithm
 _ROUNDS = 3
 _ROUNDING = 1e-9  # share of the largest value
 _LEAST_SHARE = 0.5  # of the genes that must be left to scale by
@@ -54,7 +54,7 @@ class Design:
     def log(self) -> np.ndarray:
         """Scaled sums in log2, (donors and classes, genes)."""
         scaled = self.total / self.size_factor[:, None]
-        return self._by_unit(np.asarray(np.log2(scaled + _PRIOR_COUNT)))
+        return self._by_unit(np.asarray(np.log2(scaled + PRIOR_COUNT)))
 
     @property
     def names(self) -> np.ndarray:

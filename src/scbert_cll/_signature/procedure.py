@@ -11,11 +11,10 @@ from scbert_cll._checks.words import listed
 from scbert_cll._signature import linear_filter, slope
 from scbert_cll._signature.both import LEVEL, MixedDesign
 from scbert_cll._signature.covariates import encoded
-from scbert_cll._signature.data import PseudobulkData
+from scbert_cll._signature.data import FEWEST, PseudobulkData
 from scbert_cll._signature.power import other_design
 
 _OF_A_PART = ("log2_fc", "error", "low", "high")
-_FEWEST = 2  # donors that have a variance, and that cannot spare one
 
 
 class Signature(NamedTuple):
@@ -39,7 +38,7 @@ def selected_names(genes: pd.DataFrame) -> list[str]:
 def find(data: PseudobulkData) -> Signature:
     """Pseudobulk, size factors, moderated t, Benjamini and Hochberg, and the linear filter."""
     names, reason = data.counts.tested.genes, ""
-    if not enough_donors(data):
+    if not data.enough():
         reason = _too_few_donors(data)
     elif not len(names):
         reason = f"no gene is found in {data.limits.min_detected:.0%} of the cells"
@@ -59,7 +58,7 @@ def find(data: PseudobulkData) -> Signature:
     sign = np.sign(test.effect).astype(np.int64)
     agrees = (np.sign(coefficient) == sign) & (np.abs(coefficient) > gate)
     n_left_out = np.zeros(len(names), dtype=np.int64)  # with the linear filter as it is
-    for donor in design.donors if len(design.donors) > _FEWEST else []:
+    for donor in design.donors if len(design.donors) > FEWEST else []:
         others = design.without(donor).test()
         passes = others.q < alpha
         n_left_out += (np.sign(others.effect) == sign) & passes & agrees & parts
@@ -84,11 +83,6 @@ def find(data: PseudobulkData) -> Signature:
     return Signature(table.reset_index(drop=True), reason, facts)
 
 
-def enough_donors(data: PseudobulkData) -> bool:
-    """Whether so many donors have each class; and two have both, where both parts are joined."""
-    return not data.too_few and (data.limits.design != "both" or data.n_complete >= _FEWEST)
-
-
 def _both_parts(design: MixedDesign) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, Any]]:
     """Genes whose parts do not disagree, columns of both parts, and what is said of all genes."""
     joined = design.joined
@@ -107,7 +101,7 @@ def _both_parts(design: MixedDesign) -> tuple[np.ndarray, dict[str, np.ndarray],
 def _within_instead(data: PseudobulkData, facts: dict[str, Any]) -> Signature:
     """The signature within donors, where donors of one class tell another story."""
     facts = {name: facts[name] for name in ("share_disagree", "verdict")}
-    if not enough_donors(data.inside):
+    if not data.inside.enough():
         few = f"{_donors(data.n_complete)} of both classes are too few for a signature within them"
         reason = f"{facts['verdict']}; {few} ({data.limits.min_donors} are needed)"
         return Signature(pd.DataFrame(), reason, {"n_donors": 0, "n_tested": 0} | facts)
@@ -122,9 +116,6 @@ def _coefficients(data: PseudobulkData) -> np.ndarray:
     if data.number is not None:
         codes = slope.outer(codes, data.donors, data.design)
         rows = np.flatnonzero(codes >= 0)
-    elif not data.limits.within:
-        place = data.sampled.index.get_indexer(pd.Index(data.donors[rows]))
-        rows = rows[data.sampled.to_numpy()[place, data.codes[rows]] & (place >= 0)]
     counts, donors = data.counts.tested.matrix[rows], data.donors[rows]
     covariates = encoded(data.covariates.iloc[rows]).to_numpy()
     return linear_filter.coefficients(counts, codes[rows] > 0, donors, covariates)
@@ -134,11 +125,11 @@ def _too_few_donors(data: PseudobulkData) -> str:
     names, limits = data.complete_donors, data.limits
     if data.number is not None:
         return _too_few_numbers(data)
-    if limits.design == "both" and data.n_complete < _FEWEST:
+    if limits.design == "both" and data.n_complete < FEWEST:
         has = "has" if data.n_complete == 1 else "have"
         return (
             f"{_donors(data.n_complete)} of {len(names)} {has} {limits.min_cells} cells of both "
-            f"classes, and design='both' needs {_FEWEST}{other_design(data)}"
+            f"classes, and design='both' needs {FEWEST}{other_design(data)}"
         )
     if not limits.within:
         each = "; ".join(f"{name}: {n}" for name, n in data.sampled.sum().items())

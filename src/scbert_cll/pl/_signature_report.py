@@ -30,7 +30,7 @@ _SUBJECTS: Final = {
 _WAYS: Final = {"insertion": "with these genes only", "deletion": "without these genes"}
 _WHO: Final = {"linear": "logistic regression of all genes", "network": "the network"}
 _VERB: Final = "tl.signature_report"
-_RUNS = ("labels as they are, 95 %", "labels permuted within donors", "95 % of these")
+_RUNS = ("labels as they are, 95 %", "labels permuted", "95 % of these")
 _HEIGHT: Final = 0.22  # rows, between an index and those of permuted labels
 
 
@@ -158,7 +158,7 @@ def faithfulness(
     for panel, way in zip(axes, ways, strict=True):
         _curves(panel, table[table["direction"] == way])
         panel.set(title=_WAYS[way], xlabel="genes")
-    axes[0].set_ylabel("AUROC within held-out donors")
+    axes[0].set_ylabel("AUROC in held-out donors")
     _style.legend(axes[:1], new=new, inside=7, ncols=len(_style.labelled(axes)))
     if new:
         _style.figure_of(axes[0]).suptitle(f"Read by {_WHO[reader]}", fontsize=8)

@@ -64,10 +64,6 @@ def test_two_donors_of_both_classes_and_ten_of_one_find_the_genes(tmp_path) -> N
     assert (genes["low_between"] < genes["log2_fc_between"]).all()
     adata.write_h5ad(tmp_path / "a.h5ad")
     again = ad.read_h5ad(tmp_path / "a.h5ad")
-    report = sb.tl.signature_report(again, n_random=19, n_permutations=19)
-    row = report.gates[report.gates["gate"] == "permuted labels"].iloc[0]
-    assert row["passed"] == "not run"
-    assert "compares donors with each other" in row["note"]
     texts = [text.get_text() for text in sb.pl.signature(again, return_fig=True).findobj(plt.Text)]
     assert any("within 2 donors and between 12" in text.replace("\n", " ") for text in texts)
 

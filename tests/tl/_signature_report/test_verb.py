@@ -309,13 +309,105 @@ def test_too_few_donors_for_a_signature() -> None:
     assert "3 donors have 20 cells of every class" in str(report)
 
 
-def test_donors_compared_with_each_other_have_nothing_to_permute() -> None:
-    adata = sb.datasets.planted_donors(n_cells=40, n_genes=100, rng=0)
-    adata.obs["group"] = np.where(adata.obs["donor"].isin(["D01", "D02", "D03", "D04"]), "a", "b")
-    with pytest.warns(UserWarning, match="whatever else"):
-        sb.tl.signature(adata, groupby="group", design="between")
+# -- donors of one class
+# --------------------------------------------------------------------------------------------------
+
+
+def of_one_class(n_donors: int = 12, n_complete: int = 0, **options) -> ad.AnnData:
+    """Donors of both classes, then of one in turn; a batch goes with the class in all but four."""
+    adata = sb.datasets.planted_donors(
+        **{"n_donors": n_donors, "n_cells": 80, "n_genes": 100, "n_planted": 12, "rng": 0} | options
+    )
+    donor = adata.obs["donor"].cat.codes.to_numpy()
+    is_last = adata.obs["label"] == "positive"
+    adata.obs["batch"] = np.where((donor % 2 == 1) ^ np.isin(donor, [2, 3, 8, 9]), "b", "a")
+    return adata[(donor < n_complete) | ((donor % 2 == 1) == is_last)].copy()
+
+
+@pytest.mark.filterwarnings("ignore:.*whatever else")
+@pytest.mark.parametrize(
+    ("n_complete", "design", "words", "n_possible"),
+    [
+        (0, "between", "labels of whole donors change places within strata of 'batch'", 225),
+        (3, "both", "labels of cells change places within donors among those alike", np.inf),
+    ],
+)
+def test_donors_of_one_class_are_permuted_and_held_out(
+    n_complete: int, design: str, words: str, n_possible: float, tmp_path
+) -> None:
+    adata = of_one_class(12 + n_complete, n_complete)
+    sb.tl.signature(adata, groupby="label", design=design, covariates=["batch"])
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    back = ad.read_h5ad(tmp_path / "a.h5ad")
+    report = sb.tl.signature_report(back, **FEW)
+    own = report.gates[report.gates["subject"] == "signature"].set_index("gate")
+    assert (own.loc[RUN, "passed"] == "yes").all()
+    assert own.loc["permuted labels", "p"] == 0.05
+    assert own.loc["permuted labels", "rule"].endswith("at most 1 gene in half of the arrangements")
+    assert words in own.loc["permuted labels", "note"]
+    assert gate(report, "permuted labels", "abundance")["passed"] == "no"
+    assert own.loc["sufficiency", "value"] > 0.95 > own.loc["sufficiency", "null_high"]
+    entry = back.uns["signature_report"]["params"]["permutations"]
+    assert entry["scheme"] in own.loc["permuted labels", "note"]
+    assert entry["n"] == 19
+    if design == "between":
+        assert entry["n_possible"] == n_possible
+    runs = report.stability[report.stability["subject"] == "signature"]
+    assert len(runs) == 20
+
+
+@pytest.mark.filterwarnings("ignore:.*whatever else")
+def test_sufficiency_between_donors_is_that_of_pairs_of_cells_of_held_out_donors() -> None:
+    adata = of_one_class(n_genes=80)
+    sb.tl.signature(adata, groupby="label", design="between")
+    report = sb.tl.signature_report(adata, **FEW)
+    donors = adata.obs["donor"].astype(str).to_numpy()
+    positive = (adata.obs["label"] == "positive").to_numpy()
+    log = adata.X.toarray() * (1e4 / adata.X.sum(axis=1).A1)[:, None]
+    log = pd.DataFrame(np.log1p(log), columns=adata.var_names)
+    right = pairs = 0.0
+    kinds = [np.unique(donors[positive == last]) for last in (False, True)]
+    folds = zip(*(GroupKFold(4).split(kind, groups=kind) for kind in kinds), strict=True)
+    for parts in folds:
+        out = [kind[test] for kind, (_, test) in zip(kinds, parts, strict=True)]
+        held = np.isin(donors, np.concatenate(out))
+        training = adata[~held].copy()
+        sb.tl.signature(training, groupby="label", design="between")
+        table = training.uns["signature"]["genes"]
+        genes = table.loc[table["selected"], "gene"]
+        scaler = StandardScaler().fit(log.loc[~held, genes])
+        model = LogisticRegression(C=0.003, max_iter=2000)
+        model.fit(scaler.transform(log.loc[~held, genes]), positive[~held])
+        logit = model.decision_function(scaler.transform(log.loc[held, genes]))
+        n = positive[held].sum() * (~positive[held]).sum()
+        right, pairs = right + n * roc_auc_score(positive[held], logit), pairs + n
+    assert gate(report, "sufficiency")["value"] == pytest.approx(right / pairs, abs=2e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.*whatever else")
+@pytest.mark.parametrize(
+    ("n_donors", "min_donors", "why"),
+    [
+        (8, 4, "with donors held out (negative: 4; positive: 4) there are fewer than the 4 that"),
+        (6, 2, "the labels can be arranged in 10 ways, and it takes 20 for a p of 0.05"),
+    ],
+)
+def test_few_donors_or_arrangements_are_told(n_donors: int, min_donors: int, why: str) -> None:
+    adata = of_one_class(n_donors)
+    sb.tl.signature(adata, groupby="label", design="between", min_donors=min_donors)
     report = sb.tl.signature_report(adata, **FEW)
     assert gate(report, "permuted labels")["passed"] == "not run"
+    assert gate(report, "permuted labels")["note"].startswith(why)
+    assert not report.passed
+
+
+@pytest.mark.filterwarnings("ignore:.*whatever else")
+def test_where_the_class_is_nothing_donors_give_no_gene() -> None:
+    adata = of_one_class(effect="none")
+    sb.tl.signature(adata, groupby="label", design="between")
+    report = sb.tl.signature_report(adata, **FEW)
+    assert gate(report, "permuted labels")["p"] > 0.05
+    assert gate(report, "permuted labels", "abundance")["passed"] == "no"
     assert not report.passed
 
 

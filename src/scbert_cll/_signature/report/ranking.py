@@ -15,16 +15,16 @@ from scbert_cll._signature.report.criteria import SIGNATURE
 
 @dataclass(frozen=True)
 class Ranking:
-    """Scores under the labels as they are (run 0) and permuted within donors (runs from 1 on)."""
+    """Scores under the labels as they are (run 0) and permuted (runs from 1 on)."""
 
     values: np.ndarray  # (runs, donors, genes), mean over a donor's positive cells
-    weight: np.ndarray  # (donors,), how much a donor counts
+    weight: np.ndarray  # (runs, donors), how much a donor counts
     donors: list[str]
     genes: pd.Index
 
     def score(self, left_out: list[str] | None = None, run: int = 0) -> np.ndarray:
         """Mean score of each gene over the donors that are left."""
-        weight = np.where(np.isin(self.donors, left_out or []), 0.0, self.weight)
+        weight = np.where(np.isin(self.donors, left_out or []), 0.0, self.weight[run])
         return np.asarray(weight @ self.values[run] / weight.sum())
 
     def order(self, left_out: list[str] | None = None) -> list[str]:
@@ -36,9 +36,12 @@ class Ranking:
 def abundance(data: PseudobulkData, permuted: list[PseudobulkData]) -> Ranking:
     """Ranking by the mean log2 sum of the positive cells."""
     designs = [run.design for run in (data, *permuted)]
-    values = np.stack([design.log[design.last] for design in designs])
-    donors = data.complete_donors
-    return Ranking(values, np.ones(len(donors)), donors, data.counts.tested.genes)
+    donors, genes = data.complete_donors, data.counts.tested.genes
+    weight = np.array([np.isin(donors, design.names[design.last]) for design in designs])
+    values = np.zeros((*weight.shape, len(genes)))
+    for of_run, design, has_last in zip(values, designs, weight, strict=True):
+        of_run[has_last] = design.log[design.last]
+    return Ranking(values, weight.astype(float), donors, genes)
 
 
 # subject: all its genes in order (positions), and how many of them are meant

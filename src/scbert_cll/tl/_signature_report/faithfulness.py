@@ -51,7 +51,7 @@ class Fold:
 
     log: sparse.csr_matrix  # (cells, tested genes)
     positive: np.ndarray
-    donors: np.ndarray
+    peers: np.ndarray  # donors, within which cells are ranked, or groups of them
     is_test: np.ndarray
 
     @cached_property
@@ -106,7 +106,7 @@ class Fold:
         return np.asarray((self.log[self.is_test] @ members).toarray())
 
     def _pairs(self, logits: np.ndarray) -> Pairs:
-        return Pairs.of(logits, self.positive[self.is_test], self.donors[self.is_test])
+        return Pairs.of(logits, self.positive[self.is_test], self.peers[self.is_test])
 
 
 def held_out(
@@ -124,7 +124,7 @@ def held_out(
     folds = []
     for left_out in data.folds:
         is_test = np.isin(data.donors[rows], left_out)
-        fold = Fold(log, data.positive[rows], data.donors[rows], is_test)
+        fold = Fold(log, data.positive[rows], data.peers[rows], is_test)
         folds.append(questions.answers(fold, compared.ordered(left_out)))
     scores, curves = (
         {key: Pairs.stacked([fold[key] for fold in of_folds]) for key in of_folds[0]}

@@ -18,6 +18,7 @@ from scbert_cll._signature.data import PseudobulkData
 from scbert_cll._signature.matched import Matcher
 from scbert_cll._signature.report import criteria
 from scbert_cll._signature.report.criteria import Criterion, verdict
+from scbert_cll._signature.report.permutation import Permuter
 from scbert_cll._signature.report.ranking import Comparison, Ordered, Ranking, largest
 from scbert_cll.tl._signature_report import faithfulness
 
@@ -52,17 +53,18 @@ class NetworkReader:
     def attention(self, permuted: list[PseudobulkData]) -> Ranking:
         """Ranking by the mean attention a gene receives in positive cells, in one pass."""
         data, runs, size = self.data, [self.data, *permuted], self.batch_size
-        donors, weight = data.complete_donors, []
-        values = np.zeros((len(runs), len(donors), len(data.counts.tested.genes)))
+        donors = data.complete_donors
+        every, weight = np.arange(len(data.donors)), np.zeros((len(runs), len(donors)))
+        positive = np.stack([run.positive & np.isin(every, run.extremes) for run in runs])
+        values = np.zeros((*weight.shape, len(data.counts.tested.genes)))
         columns = self.model.genes.get_indexer(data.counts.tested.genes[self.in_model])
         for d, donor in enumerate(donors):
             rows = np.flatnonzero(data.donors == donor)
             received = self.model.get_cell_attention(self.cells[rows], batch_size=size)
-            member = np.stack([run.positive[rows] for run in runs])
-            member = member / member.sum(axis=1, keepdims=True)
+            weight[:, d] = positive[:, rows].sum(axis=1)
+            member = positive[:, rows] / np.maximum(weight[:, [d]], 1)
             values[:, d, self.in_model] = (received.T @ member.T).T[:, columns]
-            weight.append(float(data.positive[rows].sum()))
-        return Ranking(values, np.array(weight), donors, data.counts.tested.genes)
+        return Ranking(values, weight, donors, data.counts.tested.genes)
 
     @cached_property
     def in_model(self) -> np.ndarray:
@@ -82,7 +84,7 @@ class NetworkReader:
             is_in = np.isin(order, self.in_model)
             places = np.searchsorted(self.in_model, order[is_in])
             orders[name] = places, int(is_in[:n].sum())
-        if orders[criteria.SIGNATURE][1]:
+        if orders[criteria.SIGNATURE][1] and few.ranks_cells:
             tested = self.data.counts.tested
             abundance = tested.matrix.mean(axis=0).A1[self.in_model]
             matcher = Matcher(abundance, tested.detected[self.in_model])
@@ -93,6 +95,7 @@ class NetworkReader:
             table = faithfulness.curve_table(curves, steps, "network")
         else:
             why = f"no signature without the donors of the {note}"
+            why = why if few.ranks_cells else f"the donors of the {note} are of one class"
             kinds = [f"{_PREFIX}{kind}" for kind in faithfulness.KINDS]
             table = pd.DataFrame()
             results = [Criterion(kind, name, note=why) for kind in kinds for name in orders]
@@ -115,11 +118,12 @@ class NetworkReader:
         return extremes, _NONE_HELD_OUT
 
     def _refit(self, rng: np.random.Generator) -> ScBERTClassifier:
-        """A network trained as long as the model, on labels permuted within donors."""
+        """A network trained as long as the model, on permuted labels."""
         from scbert_cll.model.explain.randomization import untrained_on
 
         cells = self.cells.copy()
-        codes, classes = self.data.permuted(rng).codes, pd.Index(self.data.classes)
+        [permuted] = Permuter.of(self.data).draw(1, rng)
+        codes, classes = permuted.codes, pd.Index(self.data.classes)
         cells.obs[self.model.labels_key] = pd.Categorical.from_codes(codes, classes)
         new = untrained_on(self.model, cells, rng)
         split = self.split_key if self.split_key in cells.obs else None
@@ -159,8 +163,13 @@ class NetworkReader:
     def _pairs(self, logits: np.ndarray) -> Pairs:
         # of a cell of which nothing is left
         logits = np.where(np.isnan(logits), np.nanmean(logits, axis=0), logits)
-        positive, donors = self.data.positive[self.rows], self.data.donors[self.rows]
-        return Pairs.of(logits, positive, donors)
+        positive, peers = self.data.positive[self.rows], self.data.peers[self.rows]
+        return Pairs.of(logits, positive, peers)
+
+    @property
+    def ranks_cells(self) -> bool:
+        """Whether there is a pair of cells to rank."""
+        return bool(self._pairs(np.zeros((len(self.rows), 1))).n.any())
 
     def scores(self, model: ScBERTClassifier) -> GeneScores:
         """Scores of the genes: attribution by its size in expressing cells, attention in all."""

@@ -20,6 +20,7 @@ from scbert_cll._signature.procedure import selected_names
 from scbert_cll._signature.report import criteria, stability
 from scbert_cll._signature.report.content import content
 from scbert_cll._signature.report.criteria import Criterion
+from scbert_cll._signature.report.permutation import LEAST, Permuter, too_fine
 from scbert_cll._signature.report.ranking import Comparison, Ranking, abundance
 from scbert_cll.tl._signature_report import faithfulness
 from scbert_cll.tl._signature_report.network import NetworkReader
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from scbert_cll.model import ScBERTClassifier
 
 _USUAL: Final = 20  # genes of a ranking where the signature has none
-_MOST_STRATA: Final = 10  # values of a covariate, within which labels are permuted
 _LEAST: Final = 19  # random sets or permutations, with which p can be 0.05
 _REPEATED: Final = (*faithfulness.KINDS, criteria.PERMUTED, criteria.STABILITY)
 
@@ -45,7 +45,7 @@ class SignatureReport:
         ``passed`` (``yes``, ``no``, ``not run``; ``information`` where there is no rule), and a
         ``note``.
     curves
-        AUROC within held-out donors without the first ``k`` genes (``deletion``) and with them only
+        AUROC in held-out donors without the first ``k`` genes (``deletion``) and with them only
         (``insertion``), by ``reader`` and ``subject``.
     stability
         Nogueira's index with its limits, Kuncheva's and Jaccard's, for the labels as they are and
@@ -127,7 +127,8 @@ def signature_report(
     n_random
         Matched random sets, each with a regression per fold.
     n_permutations
-        Times that labels are permuted within donors and everything is done again.
+        Times that labels are permuted and everything is done again; as many as there are, where
+        there are fewer arrangements.
     n_network
         The same as `n_random` for the network, in up to 300 cells.
     n_refits
@@ -149,7 +150,9 @@ def signature_report(
     ``curves``, ``stability`` and ``enrichment``, and ``passed``. In `adata`:
 
     ``adata.uns['signature_report']`` : dict
-        The same tables, ``passed``, ``reason`` and ``params``.
+        The same tables, ``passed``, ``reason`` and ``params``, where ``permutations`` has the
+        ``scheme`` in words, ``n_possible`` arrangements of the labels, and ``n``, how many of them
+        were drawn.
 
     Raises
     ------
@@ -168,18 +171,28 @@ def signature_report(
 
     *Slopes over numbers.* There are no labels, and what needs them is not run.
 
-    *Covariates and samples.* Labels change places within the cells of a donor's sample that are
-    alike in the covariates; where a covariate has more than ten values, and for a signature between
-    donors, what needs other labels or donors is not run.
+    *Permuted labels.* Within donors of both classes, labels change places among the cells of a
+    sample that are alike in the covariates; where one that varies within donors has more than ten
+    values, what needs other labels or donors is not run. Donors of one class, which ``between`` and
+    ``both`` compare, change labels as a whole, within strata of the covariates. Where a covariate
+    is continuous, or the strata leave fewer than twenty arrangements, it is residuals beside the
+    covariates that change places (Freedman and Lane 1983, doi:10.1080/07350015.1983.10509354). An
+    arrangement is drawn once, and p cannot be smaller than their number allows; with fewer than
+    twenty nothing is run. Now and then donors' labels are almost as they were, and find the same
+    genes: so not the mean counts, but half of the arrangements.
+
+    *Donors of one class* are held out together with others of the other class. Their cells are
+    ranked among each other, whatever their covariates, and intervals draw folds. A donor that the
+    design cannot spare is never held out.
 
     What a network's ``veto`` took away is not taken away again in other donors or under other
     labels.
 
-    *Sufficiency* is the AUROC within held-out donors of a logistic regression of the genes alone.
-    *Comprehensiveness* is what a logistic regression of all genes loses when theirs are taken out
-    of its sum (DeYoung et al. 2020, arXiv:1911.03429); it is not fitted again, since what stand-ins
-    could do is a question about them. p is the share of matched random sets that do as well (with
-    the genes themselves counted).
+    *Sufficiency* is the AUROC in held-out donors, within each that has both classes, of a logistic
+    regression of the genes alone. *Comprehensiveness* is what a logistic regression of all genes
+    loses when theirs are taken out of its sum (DeYoung et al. 2020, arXiv:1911.03429); it is not
+    fitted again, since what stand-ins could do is a question about them. p is the share of matched
+    random sets that do as well (with the genes themselves counted).
 
     *Stability* is Nogueira's index (2018, JMLR 18(174)) over leaving out one donor at a time,
     beside the same under permuted labels: a ranking by abundance is as stable there.
@@ -227,16 +240,17 @@ def signature_report(
     if why := _not_repeatable(data, reason if genes.empty else ""):
         attention = [] if model is None else [criteria.ATTENTION]
         subjects = [criteria.SIGNATURE, *attention, criteria.ABUNDANCE]
-        pairs = [(name, subject) for name in _REPEATED for subject in subjects]
-        rows += [Criterion(*pair, note=why) for pair in pairs]
+        rows += [Criterion(name, subject, note=why) for name in _REPEATED for subject in subjects]
     else:
-        permuted = [data.permuted(rngs[0]) for _ in range(n_permutations)]
+        permuter = Permuter.of(data)
+        permuted = permuter.draw(n_permutations, rngs[0])
+        params["permutations"] = permuter.facts | {"n": len(permuted)}
         if network is not None:
             rankings[criteria.ATTENTION] = network.attention(permuted)
         rankings[criteria.ABUNDANCE] = abundance(data, permuted)
         compared = Comparison(data, permuted, n_genes, k, rankings)
         rows, curves = faithfulness.held_out(compared, n_random, rngs[1])
-        rows += stability.under_permuted_labels(compared)
+        rows += stability.under_permuted_labels(compared, permuter.words)
         stable, tables["stability"] = stability.without_single_donors(compared)
         rows += stable
         if network is not None:
@@ -276,21 +290,23 @@ def _not_repeatable(data: PseudobulkData, reason: str) -> str:
     """Why the genes cannot be looked for again, or an empty text."""
     if data.number is not None:
         return "the signature is a slope over numbers; there are no labels to permute or to learn"
-    if not data.limits.within:
-        return (
-            "the signature compares donors with each other; labels cannot be permuted within them"
-        )
-    if fine := [key for key in data.covariates if data.covariates[key].nunique() > _MOST_STRATA]:
+    if reason:
+        return reason
+    if fine := too_fine(data):
         return (
             f"the signature is adjusted for {listed(fine)}, and cells alike in it are too few to "
             "permute their labels"
         )
-    if reason or data.folds:
-        return reason
-    return (
-        f"{len(data.complete_donors)} donors have cells enough, and with one left out there are "
-        f"fewer than the {data.limits.min_donors} that are needed"
-    )
+    if data.folds:
+        n = Permuter.of(data).n_possible
+        few = f"the labels can be arranged in {n:.0f} ways, and it takes {LEAST} for a p of 0.05"
+        return few if n < LEAST else ""
+    least = f"the {data.limits.min_donors} that are needed"
+    if data.limits.within:
+        n = len(data.complete_donors)
+        return f"{n} donors have cells enough, and with one left out there are fewer than {least}"
+    each = "; ".join(f"{name}: {n}" for name, n in data.sampled.sum().items())
+    return f"with donors held out ({each}) there are fewer than {least} of each class"
 
 
 def _blank(gates: pd.DataFrame, reason: str) -> None:
