@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.engine import bin_expression
+from benchmarks.signature import __main__ as signature
+
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow  # each is a process of its own, or several
 RESULTS = [ROOT / "benchmarks" / "results", ROOT / "docs" / "_static"]
@@ -65,6 +68,21 @@ def test_approximation_reports_every_network_and_quantity():
             for stabilizer in ("cell", "head")
             for quantity in ("output", "encodings", "received")
         ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_time_and_memory_of_a_signature_are_taken_of_both_designs(monkeypatch):
+    monkeypatch.setattr(signature, "FULL_CELLS", 2000)
+    monkeypatch.setattr(signature, "GENES", 300)
+    monkeypatch.setattr(bin_expression, "DENSITY", bin_expression.DENSITY)  # put back
+    monkeypatch.setattr(
+        signature, "apart", lambda _, options: signature.full_size(Path(options[1]), options[2])
+    )
+    report = signature.at_full_size(1)
+    for found in (report, report["both"]):
+        assert found["seconds"] > 0
+        assert found["bytes"] > 1e7
+        assert found["runs"][0]["genes"] > 100
 
 
 def test_evaluation_scores_every_model():

@@ -26,10 +26,9 @@ def is_number(adata: AnnData, groupby: str) -> bool:
     if not types.is_numeric_dtype(column) or types.is_bool_dtype(column):
         return False
     values = column.dropna()
-    is_binary = values.nunique() <= 2 and values.isin([0, 1]).all()  # and missing ones
-    if types.is_integer_dtype(column) or is_binary:
-        return bool(values.nunique() > MOST_CODES)
-    return True
+    # also codes that a missing one, or R, made floats
+    is_whole = types.is_integer_dtype(column) or bool((values % 1 == 0).all())
+    return not is_whole or values.nunique() > MOST_CODES
 
 
 def numbers(adata: AnnData, groupby: str, donors: pd.Series, design: str) -> np.ndarray:

@@ -133,7 +133,7 @@ class Permuter:
         else:
             label = data.sampled.loc[self.donors].to_numpy().argmax(axis=1)
             changed = label[giver] != label
-            values = encoded(data.covariates).to_numpy()
+            values = encoded(data.covariates).to_numpy(copy=True)
             values[rows] = self.covariates[giver][donor[rows]]
             data = replace(data, covariates=pd.DataFrame(values))
         rows = rows[changed[donor[rows]]]

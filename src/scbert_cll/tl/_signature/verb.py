@@ -76,9 +76,9 @@ def signature(
     groupby
         `obs` column of the classes, in order: the last one against the first. With more than two,
         the slope over all of them, and the classifier tells the outer two apart. Or of numbers,
-        over which the slope is taken: those of the type float (but 0 and 1 alone are classes), and
-        whole ones of more than ten values. ``.astype(float)`` and ``.astype("category")`` make a
-        column the one or the other. Cells without a class or number take no part.
+        over which the slope is taken, unless they are whole and of ten values at most, which are
+        classes. ``/ 100`` and ``.astype("category")`` make a column the one or the other. Cells
+        without a class or number take no part.
     donor_key
         `obs` column of donors.
     %(counts_layer)s
@@ -263,7 +263,7 @@ def _classes(adata: AnnData, groupby: str, design: Design, *, has_model: bool) -
             return classes
         column, hint = adata.obs[groupby], ""
         if types.is_numeric_dtype(column):
-            hint = f" For the slope over the numbers make them such: {where}.astype(float)."
+            hint = f" For the slope over whole numbers take another unit, e.g. {where} / 100."
         what = f"compares two classes; {where} has {listed(classes)}"
         raise ValueError(f"design={design!r} {what}.{hint}")
     if has_model:
