@@ -70,6 +70,7 @@ def test_approximation_reports_every_network_and_quantity():
         ]
 
 
+@pytest.mark.filterwarnings("ignore:design='both' compares donors with each other")
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_time_and_memory_of_a_signature_are_taken_of_both_designs(monkeypatch):
     monkeypatch.setattr(signature, "FULL_CELLS", 2000)

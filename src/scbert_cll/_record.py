@@ -310,7 +310,7 @@ def plain_strings(data: Any) -> None:
     """
     if int(pd.__version__.partition(".")[0]) >= 3 or pd.options.future.infer_string:
         return
-    for part in (*getattr(data, "mod", {}).values(), data):
+    for part in (*getattr(data, "mod", {}).values(), data):  # pragma: no cover  # pandas 2
         for axis in ("obs", "var"):
             frame = getattr(part, axis)
             if (objects := _of_objects(frame)) is not frame:
@@ -319,7 +319,7 @@ def plain_strings(data: Any) -> None:
             _objects_in(slot)
 
 
-def _objects_in(store: MutableMapping[Any, Any]) -> None:
+def _objects_in(store: MutableMapping[Any, Any]) -> None:  # pragma: no cover  # pandas 2
     for key, value in list(store.items()):
         if isinstance(value, MutableMapping):
             _objects_in(value)
@@ -327,7 +327,7 @@ def _objects_in(store: MutableMapping[Any, Any]) -> None:
             store[key] = objects
 
 
-def _of_objects(value: Any) -> Any:
+def _of_objects(value: Any) -> Any:  # pragma: no cover  # pandas 2
     """The value itself where it holds none of these strings."""
     if isinstance(value, pd.DataFrame):
         return _frame_of_objects(value)
@@ -338,7 +338,7 @@ def _of_objects(value: Any) -> Any:
     return np.asarray(value, dtype=object)
 
 
-def _frame_of_objects(frame: pd.DataFrame) -> pd.DataFrame:
+def _frame_of_objects(frame: pd.DataFrame) -> pd.DataFrame:  # pragma: no cover  # pandas 2
     foreign = [i for i, dtype in enumerate(frame.dtypes) if _is_foreign(dtype)]
     if not foreign and not any(_is_foreign(axis.dtype) for axis in frame.axes):
         return frame
@@ -354,6 +354,6 @@ def _frame_of_objects(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def _is_foreign(dtype: Any) -> bool:
+def _is_foreign(dtype: Any) -> bool:  # pragma: no cover  # pandas 2
     """Pandas 3's str, whose missing value is NaN; the older "string" is a choice of the user's."""
     return isinstance(dtype, pd.StringDtype) and dtype.na_value is not pd.NA

@@ -86,6 +86,45 @@ def test_counts_recognises_logarithms_and_names_the_layers() -> None:
         _checks.counts.counts(adata, None)
 
 
+@pytest.mark.parametrize(
+    ("layer", "match"),
+    [
+        (np.array([["many", 1], [2, 3]], dtype=object), "holds objects that are not numbers"),
+        (np.array([["1", "2"], ["3", "4"]]), "expected numbers: raw counts"),
+    ],
+)
+def test_words_are_no_counts(layer: np.ndarray, match: str) -> None:
+    adata = counted(2, 2)
+    adata.layers["it"] = layer
+    with pytest.raises(ValueError, match=rf"adata\.layers\['it'\] .*{match}"):
+        _checks.counts.counts(adata, "it")
+
+
+def test_numbers_that_are_objects_or_half_precision_are_counts() -> None:
+    adata, values = counted(2, 2), np.array([[0, 1], [2, 3]])
+    for form in (values.astype(object), values.astype("f2")):
+        adata.layers["it"] = form
+        np.testing.assert_array_equal(_checks.counts.counts(adata, "it").toarray(), values)
+
+
+@pytest.mark.filterwarnings("ignore:.*ames are not unique")
+def test_counts_of_raw_are_matched_by_name() -> None:
+    adata = counted(4, 3)
+    whole = adata.copy()
+    whole.X = whole.X + whole.X
+    adata.raw = whole[:, ::-1].copy()
+    found = _checks.counts.counts(adata, "raw").toarray()
+    np.testing.assert_array_equal(found, whole.X.toarray())
+    fewer = adata.copy()
+    fewer.raw = whole[:, :2].copy()
+    last = adata.var_names[2]
+    with pytest.raises(ValueError, match=f"no gene '{last}'.*adata = adata.raw.to_adata"):
+        _checks.counts.counts(fewer, "raw")
+    adata.raw = whole[:, [0, 1, 2, 2]].copy()
+    with pytest.raises(ValueError, match=rf"more than one gene '{last}'.*then pp\.align_genes"):
+        _checks.counts.counts(adata, "raw")
+
+
 def test_are_whole_sees_the_last_value_of_many() -> None:
     values = np.ones(2**16 + 3)
     assert _checks.counts.are_whole(values)

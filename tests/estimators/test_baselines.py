@@ -234,6 +234,20 @@ def test_genes_are_picked_on_the_training_cells(plant):
 # ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["scvi_logistic", "scanvi"])
+def test_an_epoch_of_scvi_is_silent_and_leaves_random_numbers_as_they_were(
+    name, train, test, capfd
+):
+    state = np.random.get_state()[1].copy()  # noqa: NPY002
+    model = optional_baselines(max_epochs=1)[name]
+    model.fit(train, train.obs["label"], train.obs["donor"])
+    proba = model.predict_proba(test)
+    assert proba.shape == (test.n_obs, 2)
+    np.testing.assert_allclose(proba.sum(1), 1, rtol=0, atol=1e-9)
+    np.testing.assert_array_equal(np.random.get_state()[1], state)  # noqa: NPY002
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.slow  # trains scVI twice
 @pytest.mark.parametrize("name", ["scvi_logistic", "scanvi"])
 def test_scvi(name, train, test, capfd):
