@@ -42,19 +42,21 @@ def model_of(adata: AnnData) -> ScBERT:
 
 
 @pytest.fixture(scope="module")
-def changes() -> dict[str, list[str]]:
+def changes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """What each call changed."""
     script = Path(__file__).with_name("process_state.py")
+    written = tmp_path_factory.mktemp("state") / "changes.json"
     own = os.environ | {"OMP_NUM_THREADS": "2", "NUMBA_NUM_THREADS": "2"}
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(script)],
+        [sys.executable, "-W", "ignore", str(script), str(written)],
         capture_output=True,
         text=True,
         check=False,
         env=own,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, list[str]] = json.loads(done.stdout)
+    assert written.exists(), done.stdout[-1000:] + done.stderr[-3000:]
+    found: dict[str, list[str]] = json.loads(written.read_text())
     return found
 
 
