@@ -360,7 +360,7 @@ def test_cells_are_predicted_under_a_former_name(expected, caplog) -> None:
     record = adata.uns["scbert_predict"]
     assert record["n_genes_missing"] == 0
     assert record["n_genes_renamed"] == 1
-    assert record["genes_named_by"] == "index"
+    assert record["named_by"] == "index"
     share = adata.layers["binned"][:, 1].nnz / adata.layers["binned"].nnz
     assert record["tokens_renamed"] == pytest.approx(share)
     assert "1 of the model's 12 genes have another name in the data (index)" in caplog.text
@@ -383,7 +383,7 @@ def test_cells_under_ids_are_predicted(column, expected) -> None:
     tl.predict(adata, model)
     pd.testing.assert_frame_equal(adata.obsm["scbert_proba"], proba)
     assert adata.uns["scbert_predict"]["n_genes_renamed"] == 12
-    assert adata.uns["scbert_predict"]["genes_named_by"] == (column or "index")
+    assert adata.uns["scbert_predict"]["named_by"] == (column or "index")
 
 
 ONE_MISSING = pytest.mark.filterwarnings("ignore:1 of the model's 12 genes are not in adata")

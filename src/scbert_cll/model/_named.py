@@ -30,8 +30,7 @@ class Named(NamedTuple):
     @property
     def record(self) -> dict[str, object]:
         """What a result says of it."""
-        named_by = self.column or "index"
-        facts = {"n_genes_renamed": self.n_renamed, "genes_named_by": named_by}
+        facts = {"n_genes_renamed": self.n_renamed, "named_by": self.column or "index"}
         return facts | {"tokens_renamed": self.share}
 
 

@@ -64,8 +64,8 @@ def predict(
     ``adata.uns['scbert_predict']`` : dict
         Parameters, network, version and training history of the model; ``n_genes_missing`` and
         ``n_genes_renamed`` genes of the model (not in the data, and there under another name),
-        ``genes_named_by`` (the column of `var` with the names, or ``index``) and
-        ``tokens_renamed`` (share of the tokens above bin 0 that are those genes'). What
+        ``named_by`` (the column of `var` with the names, or ``index``) and ``tokens_renamed``
+        (share of the tokens above bin 0 that are those genes'). What
         :func:`~scbert_cll.tl.finetune` wrote to ``adata.uns['scbert']`` stays.
 
     Columns of the tables are the classes, with what no file can hold in a name written as in

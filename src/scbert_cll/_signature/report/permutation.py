@@ -34,7 +34,7 @@ class Permuter:
     donor gets the label and the covariates of another one instead.
     """
 
-    data: PseudobulkData  # of residuals, without what the covariates explain between donors
+    data: PseudobulkData
     like: np.ndarray  # group of each cell, whose labels change places in it; or −1
     donors: pd.Index  # of one class
     stratum: np.ndarray  # of each of them
@@ -67,7 +67,7 @@ class Permuter:
         kind = _number(np.column_stack([label, columns]))
         words[-1] = f"residuals beside {keys} change places between donors (Freedman and Lane)"
         one = np.zeros_like(stratum)
-        return cls(_residuals(data), like, donors, one, kind, columns, " and ".join(words))
+        return cls(data, like, donors, one, kind, columns, " and ".join(words))
 
     @cached_property
     def between(self) -> float:
@@ -120,18 +120,23 @@ class Permuter:
                 runs.append(self._with(codes, kind, giver))
         return runs
 
+    @cached_property
+    def _cells(self) -> PseudobulkData:
+        """What gets other labels: residuals, where covariates go with these."""
+        return self.data if self.covariates is None else _residuals(self.data)
+
     @staticmethod
     def _key(kind: np.ndarray, codes: np.ndarray) -> tuple[bytes, int]:
         return kind.tobytes(), hash(codes.tobytes())
 
     def _with(self, codes: np.ndarray, kind: np.ndarray, giver: np.ndarray) -> PseudobulkData:
         """The cells with other labels, and covariates that go with them."""
-        data, donor = self.data, self.donors.get_indexer(pd.Index(self.data.donors))
+        data, donor = self._cells, self.donors.get_indexer(pd.Index(self.data.donors))
         rows = np.flatnonzero(donor >= 0)
         if self.covariates is None:
             changed = kind != self.kind
         else:
-            label = data.sampled.loc[self.donors].to_numpy().argmax(axis=1)
+            label = self.data.sampled.loc[self.donors].to_numpy().argmax(axis=1)
             changed = label[giver] != label
             values = encoded(data.covariates).to_numpy(copy=True)
             values[rows] = self.covariates[giver][donor[rows]]
